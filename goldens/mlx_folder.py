@@ -4,13 +4,17 @@ order: load, cast, quantize, save weights, save config."""
 
 import contextlib
 import io
+import json
 import pathlib
+import tempfile
 
 import mlx.core as mx
 import numpy as np
 import torch
 from mlx.utils import tree_map
 from mlx_lm import utils
+
+import make
 
 MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 
@@ -35,7 +39,7 @@ def convert(source, target, dtype, quantization=None, overrides=None):
     utils.save_config(config, pathlib.Path(target) / "config.json")
 
 
-def parameters_of(path, config, tensors):
+def parameters_of(path, config):
     """{group_size, bits, mode} of the quantised module `path`: its override (affine where it names
     no mode), else the top level."""
     top = config["quantization"]
@@ -57,7 +61,7 @@ def dequantized(folder, config):
         if leaf in ("scales", "biases") and f"{path}.scales" in tensors:
             continue
         if leaf == "weight" and f"{path}.scales" in tensors:
-            group, bits, mode = parameters_of(path, config, tensors)
+            group, bits, mode = parameters_of(path, config)
             scales, biases = tensors[f"{path}.scales"], tensors.get(f"{path}.biases")
             if mode == "affine":
                 value = mx.dequantize(value, scales.astype(mx.float32), biases.astype(mx.float32),
@@ -67,6 +71,22 @@ def dequantized(folder, config):
                                       dtype=mx.float32)
         result[name] = torch.from_numpy(np.array(value.astype(mx.float32)))
     return result
+
+
+def reference(family, folder):
+    """The transformers model of an HF or MLX folder, quantised or not: f32, eager."""
+    folder = pathlib.Path(folder)
+    config = json.loads((folder / "config.json").read_text())
+    with tempfile.TemporaryDirectory() as plain:
+        keys = {k: v for k, v in config.items() if not k.startswith("quantization")}
+        pathlib.Path(plain, "config.json").write_text(json.dumps(keys))
+        model = make.build(family, plain)
+    weights = dequantized(folder, config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+    assert bool(missing) == model.config.tie_word_embeddings
+    model.tie_weights()
+    return model
 
 
 def mlx_lm_logits(folder, tokens, in_f32):

@@ -108,21 +108,6 @@ def write_source(case, folder, seed):
     return config
 
 
-def reference_logits(family, folder, tokens):
-    """transformers in f32 on the exact dequantised weights of an MLX folder."""
-    folder = pathlib.Path(folder)
-    config = json.loads((folder / "config.json").read_text())
-    with tempfile.TemporaryDirectory() as plain:
-        keys = {k: v for k, v in config.items() if not k.startswith("quantization")}
-        pathlib.Path(plain, "config.json").write_text(json.dumps(keys))
-        model = make.build(family, plain)
-    weights = mlx_folder.dequantized(folder, config)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-    model.tie_weights()
-    return make.logits(model, tokens)
-
-
 def write_case(case):
     """Writes one folder; returns its facts."""
     folder = ROOT / f"{case.family}_{case.name}"
@@ -140,7 +125,7 @@ def write_case(case):
         (folder / "config.json").write_text(json.dumps(config, indent=4, sort_keys=True))
 
     tokens = generator.tokens(seed, N_TOKENS, (BASE | case.config)["vocab_size"])
-    expected = reference_logits(case.family, folder, tokens)
+    expected = make.logits(mlx_folder.reference(case.family, folder), tokens)
     widened = mlx_folder.mlx_lm_logits(folder, tokens, in_f32=True)
     native = mlx_folder.mlx_lm_logits(folder, tokens, in_f32=False)
     expected.astype("<f4").tofile(folder / "expected.f32")
