@@ -1,8 +1,9 @@
 //! Finds MLX's headers and library, compiles the shim against them, and tells cargo how to link.
 //!
-//! MLX is looked for in this order: `MLX_DIR` (a folder with `include/` and `lib/`), the wheel kept in `target/mlx/`, then
-//! `pip download` of the exact wheel named in `MLX_VERSION` (its sha256 is checked by pip; retried with back-off; put in
-//! place by one rename). Where none succeeds, the build stops and says what to install.
+//! MLX is looked for in this order: `MLX_DIR` (a folder with `include/` and `lib/`), the wheel kept
+//! in `target/mlx/`, then `pip download` of the exact wheel named in `MLX_VERSION` (its sha256 is
+//! checked by pip; retried with back-off; put in place by one rename). Where none succeeds, the
+//! build stops and says what to install.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,8 +55,8 @@ fn main() {
     let (os, arch) = (env("CARGO_CFG_TARGET_OS"), env("CARGO_CFG_TARGET_ARCH"));
     let platform = PLATFORMS.iter().find(|p| p.os == os && p.arch == arch).unwrap_or_else(|| {
         fail(&format!(
-            "MLX publishes no library for {os} on {arch}. Build MLX yourself and set MLX_DIR to the folder that holds \
-             its include/ and lib/."
+            "MLX publishes no library for {os} on {arch}. Build MLX yourself and set MLX_DIR to \
+             the folder that holds its include/ and lib/."
         ))
     });
     let mlx_dir = find_mlx(platform, &pin);
@@ -73,7 +74,8 @@ fn main() {
     println!("cargo:rerun-if-changed={}", mlx_dir.join("include/mlx/version.h").display());
     println!("cargo:rustc-link-search=native={}", lib_dir.display());
     println!("cargo:rustc-link-lib=dylib=mlx");
-    // Executables that link MLX read this as DEP_MLX_LIB_DIR and set their run-time search path with it.
+    // Executables that link MLX read this as DEP_MLX_LIB_DIR and set their run-time search path
+    // with it.
     println!("cargo:lib_dir={}", lib_dir.display());
     println!("cargo:rustc-env=MLX_PINNED_VERSION={}", version(&pin));
 }
@@ -110,7 +112,8 @@ fn is_complete(dir: &Path, platform: &Platform) -> bool {
     dir.join("include/mlx/version.h").is_file() && dir.join("lib").join(platform.library).is_file()
 }
 
-/// The wheel in `cache`, downloaded if it is not there yet. It gets its name by a rename, so a wheel there is whole.
+/// The wheel in `cache`, downloaded if it is not there yet. It gets its name by a rename, so a
+/// wheel there is whole.
 fn fetch(platform: &Platform, pin: &str, cache: &Path) -> PathBuf {
     let version = version(pin);
     let kept = cache.join(format!("{}-{version}-{}.whl", platform.package, platform.tag));
@@ -141,9 +144,9 @@ fn fetch(platform: &Platform, pin: &str, cache: &Path) -> PathBuf {
     }
     let _ = fs::remove_dir_all(&part);
     fail(&format!(
-        "cannot download {}=={version} for {} in {DOWNLOAD_TRIES} tries. The last one said:\n{last_error}\n\
-         Check the network (pip's own settings apply), or install MLX {version} elsewhere and set MLX_DIR to the \
-         folder that holds its include/ and lib/.",
+        "cannot download {}=={version} for {} in {DOWNLOAD_TRIES} tries. The last one said:\n\
+         {last_error}\nCheck the network (pip's own settings apply), or install MLX {version} \
+         elsewhere and set MLX_DIR to the folder that holds its include/ and lib/.",
         platform.package, platform.tag
     ));
 }
@@ -208,13 +211,15 @@ fn python() -> String {
         }
     }
     fail(
-        "MLX is fetched with pip, but no python3 with pip was found. Install it (Debian, Ubuntu: apt-get install python3 \
-         python3-pip; macOS: xcode-select --install; Windows: winget install Python.Python.3.13), or set MLX_DIR to a \
-         folder that holds MLX's include/ and lib/.",
+        "MLX is fetched with pip, but no python3 with pip was found. Install it (Debian, Ubuntu: \
+         apt-get install python3 python3-pip; macOS: xcode-select --install; Windows: winget \
+         install Python.Python.3.13), or set MLX_DIR to a folder that holds MLX's include/ and \
+         lib/.",
     )
 }
 
-/// The folder cargo marks as its target directory: downloads live there, so `cargo clean` removes them.
+/// The folder cargo marks as its target directory: downloads live there, so `cargo clean` removes
+/// them.
 fn target_dir() -> PathBuf {
     let out_dir = PathBuf::from(env("OUT_DIR"));
     let marked = out_dir.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file());

@@ -1,8 +1,10 @@
-//! The bridge to MLX's C++ interface: declarations only, generated on both sides by `cxx` from this one list.
+//! The bridge to MLX's C++ interface: declarations only, generated on both sides by `cxx` from this
+//! one list.
 //!
-//! Every function returns `Result`: what C++ throws arrives as `Err`. What the functions mean is said in the safe crate `mlx`,
-//! their only caller. Shapes and axes are `i32` as in MLX; dtypes travel as the number of MLX's `Dtype::Val`.
-//! A null `*const Array` is an absent optional argument.
+//! Every function returns `Result`: what C++ throws arrives as `Err`. What the functions mean is
+//! said in the safe crate `mlx`, their only caller. Shapes and axes are `i32` as in MLX; dtypes
+//! travel as the number of MLX's `Dtype::Val`. A null `*const Array` is an absent optional
+//! argument.
 #![allow(missing_docs)]
 #![allow(clippy::too_many_arguments, clippy::missing_safety_doc, clippy::ptr_arg)]
 
@@ -12,7 +14,8 @@ pub const PINNED_VERSION: &str = env!("MLX_PINNED_VERSION");
 /// What a CPU kernel is to C++: a closure over the tensors' memory.
 pub struct CpuKernel(pub CpuKernelFn);
 
-/// Called on a stream's thread with inputs and outputs; an `Err` becomes a C++ exception that `eval` reports.
+/// Called on a stream's thread with inputs and outputs; an `Err` becomes a C++ exception that
+/// `eval` reports.
 pub type CpuKernelFn =
     Box<dyn Fn(&[ffi::RawTensor], &[ffi::RawTensor]) -> Result<(), String> + Send + Sync>;
 

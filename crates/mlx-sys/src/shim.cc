@@ -1,8 +1,8 @@
-// What is longer than a line, and the one primitive that calls back into Rust. See shim.h for the rules.
-#include "mlx-sys/src/lib.rs.h"
-
+// What is longer than a line, and the one primitive that calls back into Rust. See shim.h for the
+// rules.
 #include <array>
 
+#include "mlx-sys/src/lib.rs.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
 
@@ -10,8 +10,8 @@ namespace offshoot {
 
 mx::Dtype dtype_of(uint8_t code) {
   static constexpr std::array<mx::Dtype, 14> table = {
-      mx::bool_, mx::uint8,   mx::uint16,  mx::uint32,  mx::uint64,   mx::int8,     mx::int16,
-      mx::int32, mx::int64,   mx::float16, mx::float32, mx::float64,  mx::bfloat16, mx::complex64};
+      mx::bool_, mx::uint8, mx::uint16,  mx::uint32,  mx::uint64,  mx::int8,     mx::int16,
+      mx::int32, mx::int64, mx::float16, mx::float32, mx::float64, mx::bfloat16, mx::complex64};
   return table.at(code);
 }
 
@@ -33,7 +33,8 @@ DeviceFacts device_facts() {
 // MLX's CPU allocator hands out what malloc returned, null included.
 static mx::allocator::Data allocate(size_t n) {
   auto data = mx::allocator::malloc(n);
-  if (n > 0 && !data.buffer().ptr()) throw std::runtime_error("[malloc] Unable to allocate " + std::to_string(n) + " bytes.");
+  if (n > 0 && !data.buffer().ptr())
+    throw std::runtime_error("[malloc] Unable to allocate " + std::to_string(n) + " bytes.");
   return data;
 }
 
@@ -48,39 +49,44 @@ Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
   return own(array(std::move(buffer), std::move(dims), type));
 }
 
-Ptr quantized_matmul(const array& x, const array& w, const array& scales, MaybeArray biases, const QuantSpec& q) {
-  return own(mx::quantized_matmul(
-      x, w, scales, opt(biases), /*transpose=*/true, q.group_size, q.bits, std::string(q.mode)));
+Ptr quantized_matmul(const array& x, const array& w, const array& scales, MaybeArray biases,
+                     const QuantSpec& q) {
+  return own(mx::quantized_matmul(x, w, scales, opt(biases), /*transpose=*/true, q.group_size,
+                                  q.bits, std::string(q.mode)));
 }
 
-Ptr gather_qmm(const array& x, const array& w, const array& scales, MaybeArray biases, MaybeArray lhs_indices,
-               MaybeArray rhs_indices, const QuantSpec& q, MaybeArray global_scale, bool sorted) {
-  return own(mx::gather_qmm(x, w, scales, opt(biases), opt(lhs_indices), opt(rhs_indices), /*transpose=*/true,
-                            q.group_size, q.bits, std::string(q.mode), opt(global_scale), sorted));
+Ptr gather_qmm(const array& x, const array& w, const array& scales, MaybeArray biases,
+               MaybeArray lhs_indices, MaybeArray rhs_indices, const QuantSpec& q,
+               MaybeArray global_scale, bool sorted) {
+  return own(mx::gather_qmm(x, w, scales, opt(biases), opt(lhs_indices), opt(rhs_indices),
+                            /*transpose=*/true, q.group_size, q.bits, std::string(q.mode),
+                            opt(global_scale), sorted));
 }
 
 std::unique_ptr<Arrays> quantize(const array& w, const QuantSpec& q, MaybeArray global_scale) {
   return own(mx::quantize(w, q.group_size, q.bits, std::string(q.mode), opt(global_scale)));
 }
 
-Ptr dequantize(const array& w, const array& scales, MaybeArray biases, const QuantSpec& q, MaybeArray global_scale,
-               uint8_t dtype) {
-  return own(mx::dequantize(w, scales, opt(biases), q.group_size, q.bits, std::string(q.mode), opt(global_scale),
-                            dtype_of(dtype)));
+Ptr dequantize(const array& w, const array& scales, MaybeArray biases, const QuantSpec& q,
+               MaybeArray global_scale, uint8_t dtype) {
+  return own(mx::dequantize(w, scales, opt(biases), q.group_size, q.bits, std::string(q.mode),
+                            opt(global_scale), dtype_of(dtype)));
 }
 
 static std::optional<float> base_unless(float base, MaybeArray freqs) {
   return freqs ? std::nullopt : std::optional<float>(base);
 }
 
-Ptr rope(const array& x, int32_t dims, bool traditional, float base, float scale, const array& offset,
-         MaybeArray freqs) {
-  return own(mx::fast::rope(x, dims, traditional, base_unless(base, freqs), scale, offset, opt(freqs)));
+Ptr rope(const array& x, int32_t dims, bool traditional, float base, float scale,
+         const array& offset, MaybeArray freqs) {
+  return own(
+      mx::fast::rope(x, dims, traditional, base_unless(base, freqs), scale, offset, opt(freqs)));
 }
 
-Ptr rope_from(const array& x, int32_t dims, bool traditional, float base, float scale, int32_t offset,
-              MaybeArray freqs) {
-  return own(mx::fast::rope(x, dims, traditional, base_unless(base, freqs), scale, offset, opt(freqs)));
+Ptr rope_from(const array& x, int32_t dims, bool traditional, float base, float scale,
+              int32_t offset, MaybeArray freqs) {
+  return own(
+      mx::fast::rope(x, dims, traditional, base_unless(base, freqs), scale, offset, opt(freqs)));
 }
 
 // ---- custom kernels
@@ -90,17 +96,21 @@ static std::vector<std::string> strings(const rust::Vec<rust::String>& list) {
 }
 
 std::unique_ptr<DeviceKernel> cuda_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
-                                          const rust::Vec<rust::String>& outputs, rust::Str source, rust::Str header,
-                                          bool row_contiguous, int32_t shared_bytes) {
-  return std::make_unique<DeviceKernel>(DeviceKernel{mx::fast::cuda_kernel(
-      str(name), strings(inputs), strings(outputs), str(source), str(header), row_contiguous, shared_bytes)});
+                                          const rust::Vec<rust::String>& outputs, rust::Str source,
+                                          rust::Str header, bool row_contiguous,
+                                          int32_t shared_bytes) {
+  return std::make_unique<DeviceKernel>(
+      DeviceKernel{mx::fast::cuda_kernel(str(name), strings(inputs), strings(outputs), str(source),
+                                         str(header), row_contiguous, shared_bytes)});
 }
 
 std::unique_ptr<DeviceKernel> metal_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
-                                           const rust::Vec<rust::String>& outputs, rust::Str source, rust::Str header,
-                                           bool row_contiguous, bool atomic_outputs) {
-  return std::make_unique<DeviceKernel>(DeviceKernel{mx::fast::metal_kernel(
-      str(name), strings(inputs), strings(outputs), str(source), str(header), row_contiguous, atomic_outputs)});
+                                           const rust::Vec<rust::String>& outputs, rust::Str source,
+                                           rust::Str header, bool row_contiguous,
+                                           bool atomic_outputs) {
+  return std::make_unique<DeviceKernel>(
+      DeviceKernel{mx::fast::metal_kernel(str(name), strings(inputs), strings(outputs), str(source),
+                                          str(header), row_contiguous, atomic_outputs)});
 }
 
 // `shapes` holds all output shapes one after another, `ranks` how many numbers belong to each.
@@ -120,16 +130,19 @@ static std::vector<mx::Dtype> dtypes_of(rust::Slice<const uint8_t> codes) {
   return out;
 }
 
-std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arrays& inputs, Ints shapes, Ints ranks,
+std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arrays& inputs,
+                                           Ints shapes, Ints ranks,
                                            rust::Slice<const uint8_t> dtypes, Ints grid, Ints group,
                                            const rust::Vec<TemplateArg>& args) {
   std::vector<std::pair<std::string, mx::fast::TemplateArg>> list;
   for (const auto& arg : args) {
-    auto value = arg.is_dtype ? mx::fast::TemplateArg(dtype_of(arg.value)) : mx::fast::TemplateArg(int(arg.value));
+    auto value = arg.is_dtype ? mx::fast::TemplateArg(dtype_of(arg.value))
+                              : mx::fast::TemplateArg(int(arg.value));
     list.emplace_back(std::string(arg.name), value);
   }
-  return own(kernel.call(inputs.items, split_shapes(shapes, ranks), dtypes_of(dtypes), {grid[0], grid[1], grid[2]},
-                         {group[0], group[1], group[2]}, list, std::nullopt, /*verbose=*/false, {}));
+  return own(kernel.call(inputs.items, split_shapes(shapes, ranks), dtypes_of(dtypes),
+                         {grid[0], grid[1], grid[2]}, {group[0], group[1], group[2]}, list,
+                         std::nullopt, /*verbose=*/false, {}));
 }
 
 static RawTensor raw(const array& a) {
@@ -137,7 +150,8 @@ static RawTensor raw(const array& a) {
                    static_cast<uint8_t>(a.dtype().val())};
 }
 
-// A graph node whose evaluation on the CPU is a Rust closure. The closure runs later, on the stream's own thread.
+// A graph node whose evaluation on the CPU is a Rust closure. The closure runs later, on the
+// stream's own thread.
 class RustPrimitive : public mx::Primitive {
  public:
   RustPrimitive(mx::Stream stream, rust::Box<CpuKernel> kernel)
@@ -150,7 +164,8 @@ class RustPrimitive : public mx::Primitive {
     for (auto& a : inputs) ins.push_back(array::unsafe_weak_copy(a));
     for (auto& a : outputs) outs.push_back(array::unsafe_weak_copy(a));
     for (auto& a : inputs) {
-      if (!a.flags().row_contiguous) throw std::invalid_argument("a CPU kernel's input is not row-contiguous");
+      if (!a.flags().row_contiguous)
+        throw std::invalid_argument("a CPU kernel's input is not row-contiguous");
     }
     encoder.dispatch([kernel = kernel_, ins = std::move(ins), outs = std::move(outs)]() {
       rust::Vec<RawTensor> in_views, out_views;
@@ -171,11 +186,13 @@ class RustPrimitive : public mx::Primitive {
   std::shared_ptr<rust::Box<CpuKernel>> kernel_;
 };
 
-std::unique_ptr<Arrays> cpu_kernel_call(rust::Box<CpuKernel> kernel, const Arrays& inputs, Ints shapes, Ints ranks,
+std::unique_ptr<Arrays> cpu_kernel_call(rust::Box<CpuKernel> kernel, const Arrays& inputs,
+                                        Ints shapes, Ints ranks,
                                         rust::Slice<const uint8_t> dtypes) {
   auto stream = mx::default_stream(mx::Device::cpu);
   return own(array::make_arrays(split_shapes(shapes, ranks), dtypes_of(dtypes),
-                                std::make_shared<RustPrimitive>(stream, std::move(kernel)), inputs.items));
+                                std::make_shared<RustPrimitive>(stream, std::move(kernel)),
+                                inputs.items));
 }
 
 // ---- files
@@ -205,4 +222,4 @@ rust::Vec<rust::String> tensors_metadata(const Tensors& t) {
   return list;
 }
 
-} // namespace offshoot
+}  // namespace offshoot

@@ -1,6 +1,7 @@
-// The C++ side of the bridge: free functions of a line or two over mlx::core, called from Rust through cxx.
-// Arrays in, owned array out. Every function may throw; cxx turns what is thrown into Err. No statics, no callbacks but the
-// CPU primitive in shim.cc. A null `const array*` stands for an absent optional.
+// The C++ side of the bridge: free functions of a line or two over mlx::core, called from Rust
+// through cxx. Arrays in, owned array out. Every function may throw; cxx turns what is thrown into
+// Err. No statics, no callbacks but the CPU primitive in shim.cc. A null `const array*` stands for
+// an absent optional.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@
 #include "rust/cxx.h"
 
 namespace rust::behavior {
-// cxx's default catches std::exception only; anything else thrown through the bridge would end the process.
+// cxx's default catches std::exception only; anything else thrown through the bridge would end the
+// process.
 template <typename Try, typename Fail>
 static void trycatch(Try&& func, Fail&& fail) noexcept try {
   func();
@@ -24,7 +26,7 @@ static void trycatch(Try&& func, Fail&& fail) noexcept try {
 } catch (...) {
   fail("an exception of unknown type");
 }
-} // namespace rust::behavior
+}  // namespace rust::behavior
 
 namespace offshoot {
 
@@ -68,8 +70,12 @@ inline Ptr arrays_get(const Arrays& list, size_t i) { return own(array(list.item
 // ---- version, device, stream, memory
 inline uint32_t header_version() { return MLX_VERSION_NUMERIC; }
 inline rust::String library_version() { return rust::String(mx::version()); }
-inline bool device_is_available(bool gpu) { return mx::is_available(gpu ? mx::Device::gpu : mx::Device::cpu); }
-inline void set_default_device(bool gpu) { mx::set_default_device(gpu ? mx::Device::gpu : mx::Device::cpu); }
+inline bool device_is_available(bool gpu) {
+  return mx::is_available(gpu ? mx::Device::gpu : mx::Device::cpu);
+}
+inline void set_default_device(bool gpu) {
+  mx::set_default_device(gpu ? mx::Device::gpu : mx::Device::cpu);
+}
 DeviceFacts device_facts();
 inline std::unique_ptr<mx::Stream> default_stream() {
   return std::make_unique<mx::Stream>(mx::default_stream(mx::default_device()));
@@ -90,7 +96,9 @@ inline size_t set_cache_limit(size_t bytes) { return mx::set_cache_limit(bytes);
 
 // ---- array: facts and data
 inline Ptr share(const array& a) { return own(array(a)); }
-inline rust::Slice<const int32_t> shape(const array& a) { return {a.shape().data(), a.shape().size()}; }
+inline rust::Slice<const int32_t> shape(const array& a) {
+  return {a.shape().data(), a.shape().size()};
+}
 inline uint8_t dtype(const array& a) { return static_cast<uint8_t>(a.dtype().val()); }
 inline size_t n_bytes(const array& a) { return a.nbytes(); }
 inline size_t buffer_bytes(const array& a) { return a.buffer_size(); }
@@ -101,8 +109,12 @@ inline void eval(const Arrays& list) { mx::eval(list.items); }
 inline void async_eval(const Arrays& list) { mx::async_eval(list.items); }
 
 // ---- creation
-inline Ptr scalar(double v, uint8_t t) { return own(mx::astype(array(static_cast<float>(v)), dtype_of(t))); }
-inline Ptr full(Ints s, double v, uint8_t t) { return own(mx::full(shape_of(s), static_cast<float>(v), dtype_of(t))); }
+inline Ptr scalar(double v, uint8_t t) {
+  return own(mx::astype(array(static_cast<float>(v)), dtype_of(t)));
+}
+inline Ptr full(Ints s, double v, uint8_t t) {
+  return own(mx::full(shape_of(s), static_cast<float>(v), dtype_of(t)));
+}
 inline Ptr arange(double start, double stop, double step, uint8_t t) {
   return own(mx::arange(start, stop, step, dtype_of(t)));
 }
@@ -114,7 +126,9 @@ inline Ptr swap_axes(const array& a, int32_t i, int32_t j) { return own(mx::swap
 inline Ptr expand_dims(const array& a, Ints axes) { return own(mx::expand_dims(a, ints_of(axes))); }
 inline Ptr squeeze(const array& a, Ints axes) { return own(mx::squeeze(a, ints_of(axes))); }
 inline Ptr broadcast_to(const array& a, Ints s) { return own(mx::broadcast_to(a, shape_of(s))); }
-inline Ptr flatten(const array& a, int32_t from, int32_t to) { return own(mx::flatten(a, from, to)); }
+inline Ptr flatten(const array& a, int32_t from, int32_t to) {
+  return own(mx::flatten(a, from, to));
+}
 inline Ptr flip(const array& a, int32_t axis) { return own(mx::flip(a, axis)); }
 inline Ptr slice(const array& a, Ints start, Ints stop, Ints strides) {
   return own(mx::slice(a, shape_of(start), shape_of(stop), shape_of(strides)));
@@ -128,11 +142,15 @@ inline Ptr slice_update(const array& a, const array& update, Ints start, Ints st
 inline Ptr slice_update_at(const array& a, const array& update, const array& start, Ints axes) {
   return own(mx::slice_update(a, update, start, ints_of(axes)));
 }
-inline std::unique_ptr<Arrays> split(const array& a, int32_t n, int32_t axis) { return own(mx::split(a, n, axis)); }
+inline std::unique_ptr<Arrays> split(const array& a, int32_t n, int32_t axis) {
+  return own(mx::split(a, n, axis));
+}
 inline std::unique_ptr<Arrays> split_at(const array& a, Ints at, int32_t axis) {
   return own(mx::split(a, shape_of(at), axis));
 }
-inline Ptr concatenate(const Arrays& list, int32_t axis) { return own(mx::concatenate(list.items, axis)); }
+inline Ptr concatenate(const Arrays& list, int32_t axis) {
+  return own(mx::concatenate(list.items, axis));
+}
 inline Ptr stack(const Arrays& list, int32_t axis) { return own(mx::stack(list.items, axis)); }
 inline Ptr repeat(const array& a, int32_t n, int32_t axis) { return own(mx::repeat(a, n, axis)); }
 inline Ptr tile(const array& a, Ints reps) { return own(mx::tile(a, ints_of(reps))); }
@@ -196,12 +214,18 @@ OFFSHOOT_BINARY(shift_right, right_shift)
 OFFSHOOT_BINARY(matmul, matmul)
 #undef OFFSHOOT_UNARY
 #undef OFFSHOOT_BINARY
-inline Ptr clip(const array& a, MaybeArray lo, MaybeArray hi) { return own(mx::clip(a, opt(lo), opt(hi))); }
-inline Ptr where_(const array& c, const array& x, const array& y) { return own(mx::where(c, x, y)); }
+inline Ptr clip(const array& a, MaybeArray lo, MaybeArray hi) {
+  return own(mx::clip(a, opt(lo), opt(hi)));
+}
+inline Ptr where_(const array& c, const array& x, const array& y) {
+  return own(mx::where(c, x, y));
+}
 
 // ---- reductions, scans, sorting
-#define OFFSHOOT_REDUCE(name, call) \
-  inline Ptr name(const array& a, Ints axes, bool keep) { return own(mx::call(a, ints_of(axes), keep)); }
+#define OFFSHOOT_REDUCE(name, call)                       \
+  inline Ptr name(const array& a, Ints axes, bool keep) { \
+    return own(mx::call(a, ints_of(axes), keep));         \
+  }
 OFFSHOOT_REDUCE(sum, sum)
 OFFSHOOT_REDUCE(mean, mean)
 OFFSHOOT_REDUCE(prod, prod)
@@ -212,19 +236,29 @@ OFFSHOOT_REDUCE(any, any)
 OFFSHOOT_REDUCE(variance, var)
 OFFSHOOT_REDUCE(log_sum_exp, logsumexp)
 #undef OFFSHOOT_REDUCE
-inline Ptr softmax(const array& a, Ints axes, bool precise) { return own(mx::softmax(a, ints_of(axes), precise)); }
+inline Ptr softmax(const array& a, Ints axes, bool precise) {
+  return own(mx::softmax(a, ints_of(axes), precise));
+}
 inline Ptr cumsum(const array& a, int32_t axis, bool reverse, bool inclusive) {
   return own(mx::cumsum(a, axis, reverse, inclusive));
 }
-inline Ptr argmax(const array& a, int32_t axis, bool keep) { return own(mx::argmax(a, axis, keep)); }
-inline Ptr argmin(const array& a, int32_t axis, bool keep) { return own(mx::argmin(a, axis, keep)); }
+inline Ptr argmax(const array& a, int32_t axis, bool keep) {
+  return own(mx::argmax(a, axis, keep));
+}
+inline Ptr argmin(const array& a, int32_t axis, bool keep) {
+  return own(mx::argmin(a, axis, keep));
+}
 inline Ptr sort(const array& a, int32_t axis) { return own(mx::sort(a, axis)); }
 inline Ptr argsort(const array& a, int32_t axis) { return own(mx::argsort(a, axis)); }
 inline Ptr topk(const array& a, int32_t k, int32_t axis) { return own(mx::topk(a, k, axis)); }
-inline Ptr argpartition(const array& a, int32_t k, int32_t axis) { return own(mx::argpartition(a, k, axis)); }
+inline Ptr argpartition(const array& a, int32_t k, int32_t axis) {
+  return own(mx::argpartition(a, k, axis));
+}
 
 // ---- gather, scatter
-inline Ptr take(const array& a, const array& indices, int32_t axis) { return own(mx::take(a, indices, axis)); }
+inline Ptr take(const array& a, const array& indices, int32_t axis) {
+  return own(mx::take(a, indices, axis));
+}
 inline Ptr take_along(const array& a, const array& indices, int32_t axis) {
   return own(mx::take_along_axis(a, indices, axis));
 }
@@ -242,19 +276,22 @@ inline Ptr scatter_add(const array& a, const Arrays& indices, const array& updat
 }
 
 // ---- matrices
-Ptr quantized_matmul(const array& x, const array& w, const array& scales, MaybeArray biases, const QuantSpec& q);
-Ptr gather_qmm(const array& x, const array& w, const array& scales, MaybeArray biases, MaybeArray lhs_indices,
-               MaybeArray rhs_indices, const QuantSpec& q, MaybeArray global_scale, bool sorted);
+Ptr quantized_matmul(const array& x, const array& w, const array& scales, MaybeArray biases,
+                     const QuantSpec& q);
+Ptr gather_qmm(const array& x, const array& w, const array& scales, MaybeArray biases,
+               MaybeArray lhs_indices, MaybeArray rhs_indices, const QuantSpec& q,
+               MaybeArray global_scale, bool sorted);
 std::unique_ptr<Arrays> quantize(const array& w, const QuantSpec& q, MaybeArray global_scale);
-Ptr dequantize(const array& w, const array& scales, MaybeArray biases, const QuantSpec& q, MaybeArray global_scale,
-               uint8_t dtype);
+Ptr dequantize(const array& w, const array& scales, MaybeArray biases, const QuantSpec& q,
+               MaybeArray global_scale, uint8_t dtype);
 inline Ptr gather_mm(const array& a, const array& b, MaybeArray lhs, MaybeArray rhs, bool sorted) {
   return own(mx::gather_mm(a, b, opt(lhs), opt(rhs), sorted));
 }
 inline Ptr addmm(const array& c, const array& a, const array& b, float alpha, float beta) {
   return own(mx::addmm(c, a, b, alpha, beta));
 }
-inline Ptr conv1d(const array& x, const array& w, int32_t stride, int32_t padding, int32_t dilation, int32_t groups) {
+inline Ptr conv1d(const array& x, const array& w, int32_t stride, int32_t padding, int32_t dilation,
+                  int32_t groups) {
   return own(mx::conv1d(x, w, stride, padding, dilation, groups));
 }
 inline Ptr from_fp8(const array& a, uint8_t t) { return own(mx::from_fp8(a, dtype_of(t))); }
@@ -283,19 +320,25 @@ inline Ptr random_categorical(const array& logits, int32_t axis, const array& ke
 }
 
 // ---- fast
-inline Ptr rms_norm(const array& x, MaybeArray weight, float eps) { return own(mx::fast::rms_norm(x, opt(weight), eps)); }
+inline Ptr rms_norm(const array& x, MaybeArray weight, float eps) {
+  return own(mx::fast::rms_norm(x, opt(weight), eps));
+}
 inline Ptr layer_norm(const array& x, MaybeArray weight, MaybeArray bias, float eps) {
   return own(mx::fast::layer_norm(x, opt(weight), opt(bias), eps));
 }
 // `base` is ignored when `freqs` is given; `offset` is a scalar or one position per batch row.
-Ptr rope(const array& x, int32_t dims, bool traditional, float base, float scale, const array& offset, MaybeArray freqs);
-Ptr rope_from(const array& x, int32_t dims, bool traditional, float base, float scale, int32_t offset, MaybeArray freqs);
-inline Ptr attention(const array& q, const array& k, const array& v, float scale, rust::Str mask_mode, MaybeArray mask,
-                     MaybeArray sinks) {
-  return own(mx::fast::scaled_dot_product_attention(q, k, v, scale, str(mask_mode), opt(mask), opt(sinks)));
+Ptr rope(const array& x, int32_t dims, bool traditional, float base, float scale,
+         const array& offset, MaybeArray freqs);
+Ptr rope_from(const array& x, int32_t dims, bool traditional, float base, float scale,
+              int32_t offset, MaybeArray freqs);
+inline Ptr attention(const array& q, const array& k, const array& v, float scale,
+                     rust::Str mask_mode, MaybeArray mask, MaybeArray sinks) {
+  return own(mx::fast::scaled_dot_product_attention(q, k, v, scale, str(mask_mode), opt(mask),
+                                                    opt(sinks)));
 }
-inline std::unique_ptr<Arrays> gated_delta_update(const array& q, const array& k, const array& v, const array& gates,
-                                                  const array& beta, MaybeArray state, MaybeArray mask) {
+inline std::unique_ptr<Arrays> gated_delta_update(const array& q, const array& k, const array& v,
+                                                  const array& gates, const array& beta,
+                                                  MaybeArray state, MaybeArray mask) {
   return own(mx::fast::gated_delta_update(q, k, v, gates, beta, opt(state), opt(mask)));
 }
 
@@ -304,16 +347,19 @@ struct DeviceKernel {
   mx::fast::CustomKernelFunction call;
 };
 std::unique_ptr<DeviceKernel> cuda_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
-                                          const rust::Vec<rust::String>& outputs, rust::Str source, rust::Str header,
-                                          bool row_contiguous, int32_t shared_bytes);
+                                          const rust::Vec<rust::String>& outputs, rust::Str source,
+                                          rust::Str header, bool row_contiguous,
+                                          int32_t shared_bytes);
 std::unique_ptr<DeviceKernel> metal_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
-                                           const rust::Vec<rust::String>& outputs, rust::Str source, rust::Str header,
-                                           bool row_contiguous, bool atomic_outputs);
-std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arrays& inputs, Ints shapes, Ints ranks,
+                                           const rust::Vec<rust::String>& outputs, rust::Str source,
+                                           rust::Str header, bool row_contiguous,
+                                           bool atomic_outputs);
+std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arrays& inputs,
+                                           Ints shapes, Ints ranks,
                                            rust::Slice<const uint8_t> dtypes, Ints grid, Ints group,
                                            const rust::Vec<TemplateArg>& args);
-std::unique_ptr<Arrays> cpu_kernel_call(rust::Box<CpuKernel> kernel, const Arrays& inputs, Ints shapes, Ints ranks,
-                                        rust::Slice<const uint8_t> dtypes);
+std::unique_ptr<Arrays> cpu_kernel_call(rust::Box<CpuKernel> kernel, const Arrays& inputs,
+                                        Ints shapes, Ints ranks, rust::Slice<const uint8_t> dtypes);
 
 // ---- files
 struct Tensors {
@@ -323,12 +369,16 @@ struct Tensors {
 inline std::unique_ptr<Tensors> tensors_new() { return std::make_unique<Tensors>(); }
 std::unique_ptr<Tensors> load_safetensors(rust::Str path);
 void save_safetensors(rust::Str path, const Tensors& tensors);
-inline void tensors_put(Tensors& t, rust::Str name, const array& a) { t.items.insert_or_assign(str(name), a); }
+inline void tensors_put(Tensors& t, rust::Str name, const array& a) {
+  t.items.insert_or_assign(str(name), a);
+}
 inline void tensors_put_metadata(Tensors& t, rust::Str key, rust::Str value) {
   t.metadata.insert_or_assign(str(key), str(value));
 }
-inline Ptr tensors_get(const Tensors& t, rust::Str name) { return own(array(t.items.at(str(name)))); }
+inline Ptr tensors_get(const Tensors& t, rust::Str name) {
+  return own(array(t.items.at(str(name))));
+}
 rust::Vec<rust::String> tensors_names(const Tensors& t);
 rust::Vec<rust::String> tensors_metadata(const Tensors& t);
 
-} // namespace offshoot
+}  // namespace offshoot

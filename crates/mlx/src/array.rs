@@ -44,7 +44,8 @@ impl Array {
     /// # Errors
     /// The number of values is not the product of `shape`, or memory is short.
     pub fn from_slice<T: Element>(values: &[T], shape: &[i32]) -> Result<Self> {
-        // SAFETY: `Element` is sealed to plain types without padding, so the slice's bytes are all initialised.
+        // SAFETY: `Element` is sealed to plain types without padding, so the slice's bytes are all
+        // initialised.
         let bytes =
             unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
         Self::from_bytes(bytes, shape, T::DTYPE)
@@ -116,7 +117,8 @@ impl Array {
         ffi::n_bytes(&self.0).expect("counting bytes throws nothing")
     }
 
-    /// Bytes of the whole buffer that an evaluated array keeps alive: more than [`Array::n_bytes`] for a view of a part.
+    /// Bytes of the whole buffer that an evaluated array keeps alive: more than [`Array::n_bytes`]
+    /// for a view of a part.
     ///
     /// # Errors
     /// Evaluation failed.
@@ -191,8 +193,9 @@ impl Array {
         let mut values = Vec::<T>::with_capacity(n_bytes / size_of::<T>());
         if n_bytes > 0 {
             let data = ffi::data(&whole.0).map_err(|e| error::of_op("data", &[self], e))?;
-            // SAFETY: `whole` is evaluated and row-contiguous, so `n_bytes` bytes are readable at `data`, and it outlives
-            // the copy. The vector has room for them. `Plain` types accept every bit pattern that MLX writes.
+            // SAFETY: `whole` is evaluated and row-contiguous, so `n_bytes` bytes are readable at
+            // `data`, and it outlives the copy. The vector has room for them. `Plain` types accept
+            // every bit pattern that MLX writes.
             unsafe {
                 std::ptr::copy_nonoverlapping(data, values.as_mut_ptr().cast(), n_bytes);
                 values.set_len(n_bytes / size_of::<T>());

@@ -33,7 +33,8 @@ pub fn library_version() -> Result<String> {
     ffi::library_version().map_err(|e| error::of_op("library_version", &[], e))
 }
 
-/// Proof that this thread's device is chosen and its library is of the right release. `!Send`, like everything on it.
+/// Proof that this thread's device is chosen and its library is of the right release. `!Send`, like
+/// everything on it.
 #[derive(Debug)]
 pub struct Device {
     backend: Backend,
@@ -41,7 +42,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Checks the library's version and makes its GPU, or the CPU if it has none, this process's default device.
+    /// Checks the library's version and makes its GPU, or the CPU if it has none, this process's
+    /// default device.
     ///
     /// # Errors
     /// The library is of another release than the headers.
@@ -99,7 +101,8 @@ impl Device {
 pub struct Stream(UniquePtr<ffi::Stream>);
 
 impl Stream {
-    /// Runs `work` with this stream as the thread's default: operations that it builds belong to this stream.
+    /// Runs `work` with this stream as the thread's default: operations that it builds belong to
+    /// this stream.
     ///
     /// # Errors
     /// Those of `work`, or the default could not be switched.

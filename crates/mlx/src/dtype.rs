@@ -86,7 +86,8 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// A Rust type that is laid out like an MLX dtype. Sealed: the layouts are what the unsafe code relies on.
+/// A Rust type that is laid out like an MLX dtype. Sealed: the layouts are what the unsafe code
+/// relies on.
 pub trait Element: Copy + 'static + sealed::Plain {
     /// The dtype with this layout.
     const DTYPE: Dtype;

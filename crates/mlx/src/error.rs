@@ -17,8 +17,8 @@ pub enum Error {
     },
     /// The device has no memory left for the allocation.
     ///
-    /// CUDA and Metal report it. MLX's CPU allocator does not check what `malloc` returns, and Linux rarely refuses: there
-    /// memory must be counted before it is asked for.
+    /// CUDA and Metal report it. MLX's CPU allocator does not check what `malloc` returns, and
+    /// Linux rarely refuses: there memory must be counted before it is asked for.
     #[error("{op}: out of device memory: {message}")]
     OutOfMemory {
         /// The method's name.
@@ -28,7 +28,8 @@ pub enum Error {
     },
     /// The library that was loaded is not the release the headers are from.
     #[error(
-        "libmlx is version {found}, but this program was built for {wanted}: point it at the library of that release"
+        "libmlx is version {found}, but this program was built for {wanted}: point it at the \
+         library of that release"
     )]
     Version {
         /// The library's version.
@@ -38,7 +39,8 @@ pub enum Error {
     },
     /// The backend is not in the library that was loaded, or no such device is present.
     #[error(
-        "the {0} backend is not available: this libmlx was built without it, or no such device is present"
+        "the {0} backend is not available: this libmlx was built without it, or no such device \
+         is present"
     )]
     NoBackend(crate::Backend),
     /// A value was read as another type than it has.
@@ -93,7 +95,7 @@ mod tests {
     fn the_allocators_refusals_are_known_by_their_words() {
         for message in [
             "[malloc] Unable to allocate 123 bytes.",
-            "[metal::malloc] Attempting to allocate 5 bytes which is greater than the maximum allowed buffer size",
+            "[metal::malloc] Attempting to allocate 5 bytes: the maximum allowed buffer size is 4",
             "cudaMallocAsync failed: out of memory",
         ] {
             assert!(classify("eval", &[], message.to_owned()).is_out_of_memory(), "{message}");

@@ -27,7 +27,8 @@ pub enum Attend<'a> {
     All,
     /// Those up to its own position, the last query seeing all keys.
     Causal,
-    /// Where the boolean array (broadcast to `[B, H, L, T]`) is true, or weighted by an additive one.
+    /// Where the boolean array (broadcast to `[B, H, L, T]`) is true, or weighted by an additive
+    /// one.
     Mask(&'a Array),
 }
 
@@ -88,8 +89,9 @@ impl Array {
         Array::wrap("rope_rows", &[self, positions], result)
     }
 
-    /// softmax(scale · q kᵀ) v with `self` as q `[B, H, L, D]`, keys `[B, K, T, D]`, values `[B, K, T, V]`.
-    /// Query head h reads key head h / (H/K). `sinks` `[H]` adds a logit without value to each row's softmax.
+    /// softmax(scale · q kᵀ) v with `self` as q `[B, H, L, D]`, keys `[B, K, T, D]`, values `[B, K,
+    /// T, V]`. Query head h reads key head h / (H/K). `sinks` `[H]` adds a logit without value to
+    /// each row's softmax.
     pub fn attention(
         &self,
         keys: &Array,
@@ -110,9 +112,9 @@ impl Array {
         Array::wrap("attention", &shown(self, &[Some(keys), Some(values), mask, sinks]), result)
     }
 
-    /// The gated delta rule, `self` being q `[B, T, Hk, Dk]`; k like q; v `[B, T, Hv, Dv]`; decay `gates` (linear, not log)
-    /// and `beta` `[B, T, Hv]`; state `[B, Hv, Dv, Dk]`. Neither normalises nor scales q and k.
-    /// Returns the outputs and the last state.
+    /// The gated delta rule, `self` being q `[B, T, Hk, Dk]`; k like q; v `[B, T, Hv, Dv]`; decay
+    /// `gates` (linear, not log) and `beta` `[B, T, Hv]`; state `[B, Hv, Dv, Dk]`. Neither
+    /// normalises nor scales q and k. Returns the outputs and the last state.
     pub fn gated_delta_update(
         &self,
         k: &Array,

@@ -19,7 +19,8 @@ pub struct Safetensors {
 /// Opens a safetensors file.
 ///
 /// # Errors
-/// The file cannot be read or its header is broken. Whether the tensors' bytes are all there shows when they are evaluated.
+/// The file cannot be read or its header is broken. Whether the tensors' bytes are all there shows
+/// when they are evaluated.
 pub fn load_safetensors(path: &Path) -> Result<Safetensors> {
     let of = |e| error::of_op("load_safetensors", &[], e);
     let file = ffi::load_safetensors(utf8(path, "load_safetensors")?).map_err(of)?;

@@ -1,4 +1,5 @@
-//! Kernels of our own: CUDA and Metal sources compiled at run time, and Rust closures as nodes of the CPU graph.
+//! Kernels of our own: CUDA and Metal sources compiled at run time, and Rust closures as nodes of
+//! the CPU graph.
 
 use cxx::UniquePtr;
 use mlx_sys::ffi;
@@ -184,7 +185,8 @@ impl<'a> TensorRef<'a> {
     /// The elements are not `T`.
     pub fn as_slice<T: Element>(&self) -> std::result::Result<&'a [T], String> {
         expect_dtype::<T>(self.dtype)?;
-        // SAFETY: `bytes` covers the tensor, MLX aligns its buffers for every dtype, and the dtype was checked.
+        // SAFETY: `bytes` covers the tensor, MLX aligns its buffers for every dtype, and the dtype
+        // was checked.
         Ok(unsafe {
             std::slice::from_raw_parts(
                 self.bytes.as_ptr().cast(),
@@ -199,7 +201,8 @@ impl<'a> TensorRef<'a> {
     }
 }
 
-/// A CPU kernel's output: uninitialised values of the wanted shape and dtype, to be written in row-major order.
+/// A CPU kernel's output: uninitialised values of the wanted shape and dtype, to be written in
+/// row-major order.
 #[derive(Debug)]
 pub struct TensorMut<'a> {
     bytes: &'a mut [u8],
@@ -217,7 +220,8 @@ impl TensorMut<'_> {
     pub fn as_mut_slice<T: Element>(&mut self) -> std::result::Result<&mut [T], String> {
         expect_dtype::<T>(self.dtype)?;
         let n = self.bytes.len() / size_of::<T>();
-        // SAFETY: as in `TensorRef::as_slice`; the memory is borrowed mutably, and zeroed for `bool` and all others alike.
+        // SAFETY: as in `TensorRef::as_slice`; the memory is borrowed mutably, and zeroed for
+        // `bool` and all others alike.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.bytes.as_mut_ptr().cast(), n) })
     }
 
@@ -237,12 +241,13 @@ fn expect_dtype<T: Element>(found: Dtype) -> std::result::Result<(), String> {
 
 /// A computation on the CPU in Rust, as one node of the graph. It runs on MLX's stream thread.
 ///
-/// A panic in it ends the process: a kernel's panic is our own fault, and half-written outputs must not travel on.
+/// A panic in it ends the process: a kernel's panic is our own fault, and half-written outputs must
+/// not travel on.
 pub struct CpuKernel;
 
 impl CpuKernel {
-    /// Adds a call of `kernel` to the graph. Inputs are made row-contiguous; outputs arrive with the stated shapes, zeroed.
-    /// An `Err` of the kernel becomes the error of the evaluation.
+    /// Adds a call of `kernel` to the graph. Inputs are made row-contiguous; outputs arrive with
+    /// the stated shapes, zeroed. An `Err` of the kernel becomes the error of the evaluation.
     ///
     /// # Errors
     /// An input could not be prepared.
@@ -256,7 +261,8 @@ impl CpuKernel {
         let rows = inputs.iter().map(|a| a.contiguous()).collect::<Result<Vec<_>>>()?;
         let (sizes, ranks, dtypes) = flat_shapes(outputs);
         let run = move |ins: &[ffi::RawTensor], outs: &[ffi::RawTensor]| {
-            // SAFETY: MLX keeps inputs and outputs alive while the task runs; outputs are fresh buffers that nothing else sees.
+            // SAFETY: MLX keeps inputs and outputs alive while the task runs; outputs are fresh
+            // buffers that nothing else sees.
             let ins = ins.iter().map(|t| unsafe { borrow(t) }).collect::<Vec<_>>();
             // SAFETY: as above; every output is a buffer of its own.
             let mut outs = outs.iter().map(|t| unsafe { borrow_mut(t) }).collect::<Vec<_>>();

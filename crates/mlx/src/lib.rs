@@ -1,8 +1,9 @@
 //! MLX for Rust: arrays that free themselves, with methods that return `Result`.
 //!
-//! An [`Array`] is a node of MLX's lazy graph; nothing is computed before [`eval`]. Streams and command encoders are
-//! thread-local in MLX, so `Array` is `!Send`: everything on a device happens on the thread that opened it.
-//! Whatever MLX throws becomes an [`Error`] that names the operation and the shapes it was given.
+//! An [`Array`] is a node of MLX's lazy graph; nothing is computed before [`eval`]. Streams and
+//! command encoders are thread-local in MLX, so `Array` is `!Send`: everything on a device happens
+//! on the thread that opened it. Whatever MLX throws becomes an [`Error`] that names the operation
+//! and the shapes it was given.
 
 mod array;
 mod device;

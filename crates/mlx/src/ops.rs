@@ -1,4 +1,5 @@
-//! Array methods: shape, arithmetic, reductions, sorting, indexing, products. Each builds one graph node.
+//! Array methods: shape, arithmetic, reductions, sorting, indexing, products. Each builds one graph
+//! node.
 //!
 //! Errors: every method fails if MLX rejects the shapes or dtypes; the error shows them.
 
@@ -92,7 +93,8 @@ impl Array {
         is_nan,
         /// Whether x is neither infinite nor NaN.
         is_finite,
-        /// The same elements in row-major order in a buffer of their own; the same array if it is that already.
+        /// The same elements in row-major order in a buffer of their own; the same array if it is
+        /// that already.
         contiguous,
         /// Converts to 8-bit floats (E4M3), as u8.
         to_fp8,
@@ -253,18 +255,21 @@ impl Array {
         self.slice(&start, &stop)
     }
 
-    /// A block of `size` that begins at `start` (one number per axis in `axes`), where `start` is computed on the device.
+    /// A block of `size` that begins at `start` (one number per axis in `axes`), where `start` is
+    /// computed on the device.
     pub fn slice_at(&self, start: &Array, axes: &[i32], size: &[i32]) -> Result<Array> {
         Array::wrap("slice_at", &[self, start], ffi::slice_at(&self.0, &start.0, axes, size))
     }
 
-    /// A copy in which `start..stop` is replaced by `update`; in place when nobody else holds this array.
+    /// A copy in which `start..stop` is replaced by `update`; in place when nobody else holds this
+    /// array.
     pub fn slice_update(&self, update: &Array, start: &[i32], stop: &[i32]) -> Result<Array> {
         let result = ffi::slice_update(&self.0, &update.0, start, stop);
         Array::wrap("slice_update", &[self, update], result)
     }
 
-    /// Like [`Array::slice_update`] from a position computed on the device: one number per axis in `axes`.
+    /// Like [`Array::slice_update`] from a position computed on the device: one number per axis in
+    /// `axes`.
     pub fn slice_update_at(&self, update: &Array, start: &Array, axes: &[i32]) -> Result<Array> {
         let result = ffi::slice_update_at(&self.0, &update.0, &start.0, axes);
         Array::wrap("slice_update_at", &[self, update, start], result)
@@ -379,7 +384,8 @@ impl Array {
         Array::wrap("topk", &[self], ffi::topk(&self.0, k, axis))
     }
 
-    /// Indices (u32) such that position `k` is as after sorting, smaller ones before it and larger ones after it.
+    /// Indices (u32) such that position `k` is as after sorting, smaller ones before it and larger
+    /// ones after it.
     pub fn argpartition(&self, k: i32, axis: i32) -> Result<Array> {
         Array::wrap("argpartition", &[self], ffi::argpartition(&self.0, k, axis))
     }
@@ -429,8 +435,8 @@ impl Array {
         Array::wrap("addmm", &[self, a, b], ffi::addmm(&self.0, &a.0, &b.0, alpha, beta))
     }
 
-    /// Matrix product of `self[lhs]` and `other[rhs]`: matrices are chosen by index; absent indices mean all in order.
-    /// `sorted` promises that indices ascend, for speed.
+    /// Matrix product of `self[lhs]` and `other[rhs]`: matrices are chosen by index; absent indices
+    /// mean all in order. `sorted` promises that indices ascend, for speed.
     pub fn gather_mm(
         &self,
         other: &Array,
@@ -443,7 +449,8 @@ impl Array {
         Array::wrap("gather_mm", &[self, other], result)
     }
 
-    /// One-dimensional convolution. Input `[B, T, C]`, weight `[C_out, K, C/groups]`; with `groups = C` it is depthwise.
+    /// One-dimensional convolution. Input `[B, T, C]`, weight `[C_out, K, C/groups]`; with `groups
+    /// = C` it is depthwise.
     pub fn conv1d(&self, weight: &Array, padding: i32, groups: i32) -> Result<Array> {
         let result = ffi::conv1d(&self.0, &weight.0, 1, padding, 1, groups);
         Array::wrap("conv1d", &[self, weight], result)

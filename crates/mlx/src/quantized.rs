@@ -99,7 +99,8 @@ pub struct Gathered<'a> {
 }
 
 impl Array {
-    /// x·wᵀ with a quantized `[out, in]` matrix. Affine: the result's dtype is the promotion of x's and the scales'.
+    /// x·wᵀ with a quantized `[out, in]` matrix. Affine: the result's dtype is the promotion of x's
+    /// and the scales'.
     pub fn quantized_matmul(&self, w: &Quantized) -> Result<Array> {
         let biases = opt(w.biases.as_ref());
         // SAFETY: the pointer is null or borrowed from an array that outlives the call.

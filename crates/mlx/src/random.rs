@@ -1,4 +1,5 @@
-//! Random numbers, always from an explicit key: the same key gives the same numbers, whatever else runs.
+//! Random numbers, always from an explicit key: the same key gives the same numbers, whatever else
+//! runs.
 
 use mlx_sys::ffi;
 

@@ -1,4 +1,6 @@
-//! The bindings against values worked out by hand or by plain Rust loops, and their behaviour when misused.
+//! The bindings against values worked out by hand or by plain Rust loops, and their behaviour when
+//! misused.
+#![allow(clippy::unwrap_used)]
 
 use mlx::{
     Array, Attend, CpuKernel, CudaKernel, CudaSource, Device, Dtype, Error, Gathered, Key, Launch,
