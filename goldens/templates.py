@@ -1,19 +1,19 @@
 """Writes the goldens of crates/text: what transformers and tokenizers do with our test inputs.
 
-Run it with transformers and tokenizers installed (torch is not needed):
-    python3 goldens/templates.py
-It rewrites crates/text/tests/goldens/: templates.json (every chat template under
-crates/text/tests/templates, rendered by transformers' own `render_jinja_template`) and three
-small tokenizers with the token ids that the `tokenizers` library gives to a few texts.
+    python3 goldens/templates.py templates    # needs transformers 5.23, jinja2 (no torch)
+    python3 goldens/templates.py tokenizers   # needs tokenizers 0.22.2, as the crate
+The first writes crates/text/tests/goldens/templates.json: every chat template under
+crates/text/tests/templates, rendered by transformers' own `render_jinja_template`. The second
+trains three small tokenizers and writes the ids that the library gives to a few texts.
 """
 
 import datetime
 import json
 import pathlib
+import sys
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers import processors, trainers
-from transformers.utils import chat_template_utils
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "crates" / "text" / "tests"
 NOW_UNIX_S = 1_767_312_305  # 2026-01-02 00:05:05
@@ -112,9 +112,9 @@ def as_template_sees(name, messages):
     return out
 
 
-def render(name, source, conversation, add_generation_prompt, kwargs):
+def render(render_jinja_template, name, source, conversation, add_generation_prompt, kwargs):
     try:
-        texts, _ = chat_template_utils.render_jinja_template(
+        texts, _ = render_jinja_template(
             conversations=[as_template_sees(name, conversation["messages"])],
             tools=conversation.get("tools"), documents=conversation.get("documents"),
             chat_template=source, add_generation_prompt=add_generation_prompt, **TOKENS, **kwargs)
@@ -126,6 +126,8 @@ def render(name, source, conversation, add_generation_prompt, kwargs):
 
 
 def write_templates():
+    from transformers.utils import chat_template_utils
+
     chat_template_utils.datetime = FixedClock
     cases = []
     for path in sorted((ROOT / "templates").glob("*.jinja")):
@@ -133,7 +135,8 @@ def write_templates():
             for add_generation_prompt, kwargs in VARIANTS:
                 if kwargs and name not in ("several_turns", "tools_without_a_call", "thought_then_answer"):
                     continue
-                outcome = render(path.stem, path.read_text(), conversation, add_generation_prompt, kwargs)
+                outcome = render(chat_template_utils.render_jinja_template, path.stem,
+                                 path.read_text(), conversation, add_generation_prompt, kwargs)
                 cases.append({"template": path.stem, "conversation": name,
                               "add_generation_prompt": add_generation_prompt, "kwargs": kwargs, **outcome})
     golden = {"now_unix_s": NOW_UNIX_S, "tokens": TOKENS, "conversations": conversations(), "cases": cases}
@@ -215,5 +218,4 @@ def write_tokenizers():
 
 if __name__ == "__main__":
     (ROOT / "goldens").mkdir(exist_ok=True)
-    write_templates()
-    write_tokenizers()
+    {"templates": write_templates, "tokenizers": write_tokenizers}[sys.argv[1]]()

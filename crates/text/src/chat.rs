@@ -172,7 +172,7 @@ fn environment() -> Result<Environment<'static>> {
     env.set_syntax(syntax);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_fuel(Some(TEMPLATE_FUEL));
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(python_method);
     env.add_filter("tojson", json::tojson);
     env.add_function("raise_exception", |message: String| -> std::result::Result<Value, _> {
         let error = minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception");
@@ -185,6 +185,33 @@ fn environment() -> Result<Environment<'static>> {
     });
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     Ok(env)
+}
+
+/// Python's methods of strings, lists and mappings.
+fn python_method(
+    state: &mut minijinja::State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> std::result::Result<Value, minijinja::Error> {
+    match (method, value.as_str(), args) {
+        ("title", Some(text), []) => Ok(Value::from(python_title(text))),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+    }
+}
+
+/// `str.title`: a letter after anything that is not a letter is upper case.
+fn python_title(text: &str) -> String {
+    let mut titled = String::with_capacity(text.len());
+    let mut in_word = false;
+    for c in text.chars() {
+        match in_word {
+            true => titled.extend(c.to_lowercase()),
+            false => titled.extend(c.to_uppercase()),
+        }
+        in_word = c.is_alphabetic();
+    }
+    titled
 }
 
 fn add_source(env: &mut Environment<'static>, name: &'static str, source: &str) -> Result<()> {
@@ -311,8 +338,10 @@ fn blame(error: &minijinja::Error) -> Error {
         kind => engine.detail().map_or(kind.to_string(), |detail| format!("{kind}: {detail}")),
     };
     let name = engine.name().or(error.name()).unwrap_or(DEFAULT);
-    let line = engine.line().or(error.line()).unwrap_or(0);
-    Error::Model(format!("{name}, line {line}: {what}"))
+    match engine.line().or(error.line()) {
+        Some(line) => Error::Model(format!("{name}, line {line}: {what}")),
+        None => Error::Model(format!("{name}: {what}")),
+    }
 }
 
 /// Collects output up to [`MAX_OUTPUT_BYTES`].

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
-use tokenizers::Tokenizer as Inner;
+use tokenizers::{Model, Tokenizer as Inner};
 
 use crate::{Detokenizer, Error, Guard, Json, Rendered, Result};
 
@@ -69,9 +69,12 @@ impl Tokenizer {
         let added = inner.get_added_tokens_decoder();
         let guard =
             Guard::new(added.values().map(|token| (token.content.as_str(), token.special)))?;
+        // A character that no vocabulary has shows the id of unknown text; that one is no forgery.
+        let unknown = inner.get_model().tokenize("\u{10FFFD}").unwrap_or_default();
         let guarded_literals = added
             .iter()
             .filter(|(_, token)| guard.guards(&token.content))
+            .filter(|(id, _)| unknown.iter().all(|token| token.id != **id))
             .map(|(&id, token)| (id, token.content.clone()))
             .collect();
         let id_of = |name: &str| template_tokens.get(name).and_then(|t| inner.token_to_id(t));
