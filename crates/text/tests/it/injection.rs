@@ -31,7 +31,8 @@ fn nasty() -> impl Strategy<Value = String> {
         }),
         1 => prop::sample::select(vec![" ", "\n", "fox", "ü", "🦀", "\u{E000}", "<", "|", "▁"])
             .prop_map(str::to_owned),
-        1 => prop::sample::select(vec!["＜s＞", "＜think＞", "<ｓ>", "[ＩNST]"]).prop_map(str::to_owned),
+        1 => prop::sample::select(vec!["＜s＞", "＜think＞", "<ｓ>", "[ＩNST]"])
+            .prop_map(str::to_owned),
     ];
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
@@ -85,8 +86,7 @@ fn chat(texts: &[String; 5]) -> ChatInput {
     let arguments = text::JsonMap::from_iter([(key.clone(), Json::String(argument.clone()))]);
     assistant.tool_calls =
         vec![ToolCall { id: None, name: tool.clone(), arguments: Json::Object(arguments) }];
-    let tools =
-        vec![serde_json::from_str::<Json>("{}").map(|_| Json::String(tool.clone())).unwrap()];
+    let tools = vec![Json::String(tool.clone())];
     ChatInput {
         messages: vec![user, assistant, Message::new(Role::Tool, second.as_str())],
         tools,
@@ -117,4 +117,24 @@ fn only_the_template_writes_role_tokens_whatever_callers_write() {
         Ok(())
     };
     runner(600).run(&texts, check).unwrap();
+}
+
+#[test]
+fn a_literal_split_over_two_strings_is_no_token() {
+    let (_, tokenizer) = &small_tokenizers()[0];
+    let source = "{% for p in messages[0].content %}{{ p.text | trim }}{% endfor %}";
+    let source = TemplateSource { default: source.into(), tool_use: None };
+    let template = ChatTemplate::new(&source, BTreeMap::new()).unwrap();
+    for literal in ADDED {
+        for cut in 1..literal.len() {
+            let mut message = Message::new(Role::User, "");
+            let parts = [format!("a{} \n", &literal[..cut]), literal[cut..].to_owned()];
+            message.content = Content::Parts(parts.to_vec());
+            let input = ChatInput { messages: vec![message], ..ChatInput::default() };
+            let rendered = template.render(&input, tokenizer.guard()).unwrap();
+            assert_eq!(rendered.text(), format!("a{literal}"));
+            let ids = tokenizer.encode_rendered(&rendered).unwrap();
+            assert_eq!(added_ids(tokenizer, &ids), [""; 0], "{literal} cut at {cut}");
+        }
+    }
 }

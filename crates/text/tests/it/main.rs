@@ -1,5 +1,8 @@
 //! Integration tests of the text crate; goldens come from goldens/templates.py.
 
+// Helpers of tests count as tests.
+#![allow(clippy::unwrap_used)]
+
 mod hostile;
 mod injection;
 mod streaming;
