@@ -4,6 +4,9 @@
 //! its `tojson`, `raise_exception`, `strftime_now`, loop controls, Python's string methods).
 //! Templates come with the model and are not trusted: fuel bounds their time and memory, and
 //! output, source size and nesting are limited. A caller may set only the variables in [`KWARGS`].
+//! Not limited is how deeply a template nests its own values: one that puts a namespace into
+//! itself, or wraps a list some ten thousand times, overflows the stack of the thread. Sources
+//! therefore come from the model's folder only, never from a request.
 
 use std::collections::BTreeMap;
 use std::io;
