@@ -11,8 +11,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The MLX version that the runner is built for.
-pub const MLX_VERSION: &str = include_str!("../../../MLX_VERSION").trim_ascii();
+/// The MLX version that the runner is built for, from the repository's pin.
+pub fn mlx_version() -> &'static str {
+    let lines = include_str!("../../../MLX_VERSION").lines();
+    let version = lines.filter_map(|line| line.strip_prefix("version ")).next();
+    version.expect("the pin holds a version line, as a test checks").trim()
+}
 
 const LIBRARY: &str = if cfg!(target_os = "macos") { "libmlx.dylib" } else { "libmlx.so" };
 const SEARCH_PATH_VAR: &str =
@@ -210,7 +214,7 @@ impl Places {
     /// The folder that `pip install --target` fills for a backend.
     fn install_dir(&self, backend: Backend) -> Option<PathBuf> {
         let data_dir = self.data_dir.as_ref()?;
-        Some(data_dir.join("mlx").join(MLX_VERSION).join(backend.as_str()))
+        Some(data_dir.join("mlx").join(mlx_version()).join(backend.as_str()))
     }
 
     fn find(&self, backend: Backend) -> Result<Option<Library>, BackendError> {
@@ -237,9 +241,10 @@ impl Places {
     fn install_command(&self, backend: Backend) -> String {
         let target = self.install_dir(backend).unwrap_or_else(|| PathBuf::from("FOLDER"));
         format!(
-            "python3 -m pip install --target '{}' {}=={MLX_VERSION}",
+            "python3 -m pip install --target '{}' {}=={}",
             target.display(),
-            backend.wheel()
+            backend.wheel(),
+            mlx_version()
         )
     }
 
@@ -326,6 +331,11 @@ mod tests {
     }
 
     #[test]
+    fn the_pin_holds_one_version_number() {
+        assert!(mlx_version().split('.').all(|part| part.parse::<u32>().is_ok()));
+    }
+
+    #[test]
     fn without_a_gpu_the_runners_own_library_is_used() {
         let root = tempfile::tempdir().unwrap();
         let chosen = choose(Asked::Auto, CPU, &places(root.path())).unwrap();
@@ -341,7 +351,7 @@ mod tests {
         assert_eq!(chosen.backend, Backend::Cpu);
         let hint = chosen.hint.unwrap();
         assert!(hint.contains("python3 -m pip install --target"), "{hint}");
-        assert!(hint.ends_with(&format!("cuda' mlx-cuda-13=={MLX_VERSION}")), "{hint}");
+        assert!(hint.ends_with(&format!("cuda' mlx-cuda-13=={}", mlx_version())), "{hint}");
     }
 
     #[test]
@@ -365,7 +375,7 @@ mod tests {
         places.search_path = Some(on_path.clone().into());
         assert_eq!(found(&places).library, Library::OnSearchPath(on_path.clone()));
         assert_eq!(found(&places).env.len(), 1, "the search path stays as it is");
-        let installed = install(root, &format!("data/mlx/{MLX_VERSION}/cuda/mlx/lib"));
+        let installed = install(root, &format!("data/mlx/{}/cuda/mlx/lib", mlx_version()));
         assert_eq!(found(&places).library, Library::Folder(installed));
         let beside = install(root, "bin/mlx-cuda/mlx/lib");
         assert_eq!(found(&places).library, Library::Folder(beside));
