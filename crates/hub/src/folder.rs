@@ -124,6 +124,12 @@ impl ModelFolder {
         read_object(&self.path, name)
     }
 
+    /// A text file beside the weights, e.g. `chat_template.jinja`; `None` when it is absent.
+    pub fn read_text(&self, name: &str) -> Result<Option<String>, HubError> {
+        let path = self.path.join(name);
+        text_file::read(&path).map_err(|source| HubError::Io { path, source })
+    }
+
     fn problem(&self, problem: FolderProblem) -> HubError {
         HubError::Folder { path: self.path.clone(), problem }
     }

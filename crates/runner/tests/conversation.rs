@@ -1,4 +1,5 @@
 //! Whole conversations with a scripted engine over in-memory pipes.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::thread::JoinHandle;

@@ -1,4 +1,5 @@
 //! Real processes: the scripted runner under the supervisor.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -51,6 +51,8 @@ pub struct Script {
     pub abort_after_tokens: Option<u32>,
     /// The model's context in tokens.
     pub context_tokens: u32,
+    /// Write a line to standard error when loading, prefilling and answering begin.
+    pub announces: bool,
 }
 
 impl Default for Script {
@@ -62,6 +64,7 @@ impl Default for Script {
             endless: false,
             abort_after_tokens: None,
             context_tokens: 64,
+            announces: false,
         }
     }
 }
@@ -106,6 +109,7 @@ impl Loader for ScriptedLoader {
         _: &LoadRequest,
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<ScriptedEngine, EngineError> {
+        self.0.announce("loading");
         match &self.0.load {
             LoadScript::Succeeds => {
                 for done in 1..=2 {
@@ -127,6 +131,14 @@ impl Loader for ScriptedLoader {
             }
         }
         Ok(ScriptedEngine { script: self.0, running: BTreeMap::new(), n_sent: 0 })
+    }
+}
+
+impl Script {
+    fn announce(&self, what: &str) {
+        if self.announces {
+            eprintln!("scripted: {what}");
+        }
     }
 }
 
@@ -158,7 +170,10 @@ impl ScriptedEngine {
             return Ok(());
         }
         if self.script.prefill_steps.is_none_or(|n| running.n_prefills < n) {
-            running.n_prefills += 1;
+            if running.n_prefills == 0 {
+                self.script.announce("prefill");
+            }
+            running.n_prefills = running.n_prefills.saturating_add(1);
             let total_tokens = running.request.prompt.len() as u32;
             emit(Event::PrefillProgress { id, done_tokens: 0, total_tokens });
             return Ok(());
@@ -171,6 +186,9 @@ impl ScriptedEngine {
         let token = self.script.answer[running.n_new as usize % n_answer];
         running.n_new += 1;
         self.n_sent += 1;
+        if running.n_new == n_answer as u32 {
+            self.script.announce("answering");
+        }
         let asked = running.request.top_logprobs;
         let logprob = asked.map(|_| -0.5);
         let top = (0..asked.unwrap_or(0)).map(|n| (n, -0.5 - n as f32)).collect();
