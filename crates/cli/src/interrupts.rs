@@ -1,0 +1,94 @@
+//! What Ctrl-C means at each moment.
+//!
+//! The first one stops what is running in good order, the second by force, the third leaves
+//! without waiting for anything. While nothing is running it ends the process.
+
+use std::process;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use protocol::RequestId;
+use server::supervisor::Handle;
+
+use crate::failure::{Failure, INTERRUPTED, Result};
+
+/// What the next Ctrl-C stops.
+#[derive(Clone)]
+enum Target {
+    /// Nothing is running: the process ends.
+    Process,
+    /// A line editor is reading the keyboard and sees Ctrl-C itself.
+    Editor,
+    /// A runner that has no request yet.
+    Runner(Handle),
+    /// A request.
+    Request(Handle, RequestId),
+}
+
+struct State {
+    target: Target,
+    /// Ctrl-C presses since the target was set.
+    n_presses: u32,
+}
+
+/// Shared with the thread that signals arrive on.
+#[derive(Clone)]
+pub struct Interrupts(Arc<Mutex<State>>);
+
+impl Interrupts {
+    /// Takes over Ctrl-C for this process. Once.
+    pub fn install() -> Result<Self> {
+        let state = State { target: Target::Process, n_presses: 0 };
+        let interrupts = Self(Arc::new(Mutex::new(state)));
+        let pressed = interrupts.clone();
+        ctrlc::set_handler(move || pressed.press())
+            .map_err(|e| Failure::new(format!("cannot watch for Ctrl-C: {e}")))?;
+        Ok(interrupts)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn press(&self) {
+        let (target, n_presses) = {
+            let mut state = self.lock();
+            state.n_presses += 1;
+            (state.target.clone(), state.n_presses)
+        };
+        match (target, n_presses) {
+            (Target::Editor, _) => {}
+            (Target::Request(runner, id), 1) => runner.cancel(id),
+            (Target::Request(runner, _), 2) | (Target::Runner(runner), 1) => runner.kill(),
+            _ => process::exit(INTERRUPTED.into()),
+        }
+    }
+
+    fn aim(&self, target: Target) {
+        *self.lock() = State { target, n_presses: 0 };
+    }
+
+    /// From now on Ctrl-C ends the process.
+    pub fn end_process(&self) {
+        self.aim(Target::Process);
+    }
+
+    /// From now on a line editor handles Ctrl-C.
+    pub fn leave_to_editor(&self) {
+        self.aim(Target::Editor);
+    }
+
+    /// From now on Ctrl-C ends this runner.
+    pub fn end_runner(&self, runner: Handle) {
+        self.aim(Target::Runner(runner));
+    }
+
+    /// From now on Ctrl-C stops this request.
+    pub fn stop_request(&self, runner: Handle, id: RequestId) {
+        self.aim(Target::Request(runner, id));
+    }
+
+    /// Whether Ctrl-C was pressed since the target was set.
+    pub fn was_pressed(&self) -> bool {
+        self.lock().n_presses > 0
+    }
+}

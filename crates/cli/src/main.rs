@@ -1,0 +1,61 @@
+//! `offshoot`: the command line. One file per command, one definition per flag.
+//!
+//! Invariants: data goes to standard output, talk to standard error; a closed standard output is
+//! success; no MLX is linked here. Exit codes are documented in `docs/cli.md`.
+
+mod commands;
+mod failure;
+mod flags;
+mod interrupts;
+mod npy;
+mod output;
+mod prompt;
+mod session;
+mod thinking;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Result;
+use crate::interrupts::Interrupts;
+use crate::output::Output;
+
+/// Runs large language models on Apple's MLX.
+#[derive(Debug, Parser)]
+#[command(name = "offshoot", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(commands::run::Run),
+    List(commands::list::List),
+    Show(commands::show::Show),
+    Bench(commands::bench::Bench),
+    Logits(commands::logits::Logits),
+    Doctor(commands::doctor::Doctor),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = Output::of_process();
+    let result = Interrupts::install().and_then(|interrupts| execute(cli, &mut out, &interrupts));
+    match result.and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn execute(cli: Cli, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
+    match cli.command {
+        Command::Run(command) => command.execute(out, interrupts),
+        Command::List(command) => command.execute(out),
+        Command::Show(command) => command.execute(out),
+        Command::Bench(command) => command.execute(out, interrupts),
+        Command::Logits(command) => command.execute(interrupts),
+        Command::Doctor(command) => command.execute(out),
+    }
+}

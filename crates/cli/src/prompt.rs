@@ -1,0 +1,135 @@
+//! The command line's side of the `text` crate: a model folder's tokenizer, template and stop
+//! tokens.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hub::ModelFolder;
+use serde_json::{Map, Value};
+use text::{ChatInput, ChatTemplate, Detokenizer, Json, Message, TemplateSource, Tokenizer};
+
+use crate::failure::{Failure, Result};
+use crate::flags::GENERATION_CONFIG;
+
+/// Everything that turns text into tokens for one model, and back.
+pub struct Prompter {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    stop_tokens: Vec<u32>,
+}
+
+/// A prompt as the model gets it.
+pub struct Prompt {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// The text they stand for.
+    pub text: String,
+}
+
+impl Prompter {
+    /// Reads a folder's text files.
+    pub fn load(folder: &ModelFolder) -> Result<Self> {
+        folder.tokenizer()?;
+        let tokenizer_json = folder.read_text("tokenizer.json")?.unwrap_or_default();
+        let config = folder.read_text("tokenizer_config.json")?;
+        let special_tokens = folder.read_text("special_tokens_map.json")?;
+        let tokenizer = Tokenizer::new(
+            tokenizer_json.as_bytes(),
+            config.as_deref(),
+            special_tokens.as_deref(),
+        )?;
+        let stop_tokens = stop_tokens(folder, &tokenizer)?;
+        let template = template(folder, &tokenizer)?;
+        Ok(Self { tokenizer, template, stop_tokens })
+    }
+
+    /// Renders and encodes a conversation, up to the opening of the model's turn. `thinking`:
+    /// asked for, asked not to, or as the template has it.
+    pub fn chat(&self, messages: &[Message], thinking: Option<bool>) -> Result<Prompt> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            Failure::new("the model has no chat template").with_hint("use --raw to continue a text")
+        })?;
+        let mut kwargs = Map::new();
+        if let Some(thinking) = thinking {
+            kwargs.insert("enable_thinking".into(), Value::Bool(thinking));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let input = ChatInput {
+            messages: messages.to_vec(),
+            add_generation_prompt: true,
+            kwargs,
+            now_unix_s: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+            ..ChatInput::default()
+        };
+        let rendered = template.render(&input, self.tokenizer.guard())?;
+        let tokens = self.tokenizer.encode_rendered(&rendered)?;
+        Ok(Prompt { tokens, text: rendered.text() })
+    }
+
+    /// Encodes a text as it is; special tokens written in it count.
+    pub fn raw(&self, text: &str) -> Result<Prompt> {
+        Ok(Prompt { tokens: self.tokenizer.encode_prompt(text)?, text: text.to_owned() })
+    }
+
+    /// A streaming decoder for one answer.
+    pub fn decoder(&self) -> Result<Detokenizer<'_>> {
+        Ok(self.tokenizer.detokenizer(false)?)
+    }
+
+    /// The tokens that end an answer.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop_tokens
+    }
+}
+
+fn template(folder: &ModelFolder, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    let jinja = folder.read_text("chat_template.jinja")?;
+    let config = folder.read_object("tokenizer_config.json")?;
+    let in_config = config.as_ref().is_some_and(|config| config.contains_key("chat_template"));
+    if jinja.is_none() && !in_config {
+        return Ok(None);
+    }
+    let config = config.map(Json::Object);
+    let source = TemplateSource::find(jinja.as_deref(), config.as_ref())?;
+    Ok(Some(ChatTemplate::new(&source, tokenizer.template_tokens())?))
+}
+
+/// All that the model's files call an end of sequence.
+fn stop_tokens(folder: &ModelFolder, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let mut ids: BTreeSet<u32> = tokenizer.eos_ids().iter().copied().collect();
+    let generation = folder.read_object(GENERATION_CONFIG)?.unwrap_or_default();
+    for (file, config) in [(GENERATION_CONFIG, &generation), ("config.json", folder.config())] {
+        let value = config.get("eos_token_id").unwrap_or(&Value::Null);
+        ids.extend(token_ids(value).ok_or_else(|| {
+            Failure::new(format!("{file}: eos_token_id is {value}, not a token id or a list"))
+        })?);
+    }
+    Ok(ids.into_iter().collect())
+}
+
+fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
+    match value {
+        Value::Null => Some(Vec::new()),
+        Value::Array(values) => values.iter().map(id).collect(),
+        value => Some(vec![id(value)?]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_tokens_are_a_number_or_a_list() {
+        let check = |json: &str, expected: Option<Vec<u32>>| {
+            assert_eq!(token_ids(&serde_json::from_str(json).unwrap()), expected, "{json}");
+        };
+        check("null", Some(vec![]));
+        check("7", Some(vec![7]));
+        check("[7, 9]", Some(vec![7, 9]));
+        check("-1", None);
+        check("\"</s>\"", None);
+        check("[7, null]", None);
+    }
+}

@@ -1,0 +1,435 @@
+//! The executable as users meet it, with the scripted runner behind it.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use testkit::{LoadScript, PROGRAM_VAR, Program, Script};
+
+/// Words of the test model, by token id.
+const WORDS: [&str; 8] = ["end", "one", "two", "three", "hi", "<think>", "</think>", "system"];
+
+/// A home with one model in its store, and a way to run the executable in it.
+struct Home {
+    dir: tempfile::TempDir,
+}
+
+/// What a finished run left.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+/// Cargo builds a package's examples together with its tests.
+fn scripted_runner() -> PathBuf {
+    let offshoot = Path::new(env!("CARGO_BIN_EXE_offshoot"));
+    let name = format!("scripted_runner{}", env::consts::EXE_SUFFIX);
+    let path = offshoot.parent().unwrap().join("examples").join(name);
+    assert!(path.is_file(), "build it first: cargo test -p cli");
+    path
+}
+
+impl Home {
+    fn new() -> Self {
+        let home = Self { dir: tempfile::tempdir().unwrap() };
+        home.write("config.json", &json!({"model_type": "scripted", "num_hidden_layers": 2}));
+        home.write("tokenizer.json", &tokenizer());
+        let template = "{% for m in messages %}{{ m.content }} {% endfor %}\
+                        {% if enable_thinking %}<think>{% endif %}";
+        home.write(
+            "tokenizer_config.json",
+            &json!({"eos_token": "end", "chat_template": template}),
+        );
+        fs::write(home.model().join("model.safetensors"), "").unwrap();
+        home
+    }
+
+    fn model(&self) -> PathBuf {
+        self.dir.path().join("models/tiny")
+    }
+
+    fn write(&self, name: &str, content: &Value) {
+        fs::create_dir_all(self.model()).unwrap();
+        fs::write(self.model().join(name), content.to_string()).unwrap();
+    }
+
+    fn command(&self, program: &Program, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offshoot"));
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("OFFSHOOT_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(args)
+            .env("OFFSHOOT_HOME", self.dir.path())
+            .env("OFFSHOOT_RUNNER", scripted_runner())
+            .env("OFFSHOOT_BACKEND", "cpu")
+            .env(PROGRAM_VAR, program.to_env())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run_program(&self, program: &Program, args: &[&str]) -> Ran {
+        finish(self.command(program, args).spawn().unwrap())
+    }
+
+    fn run(&self, script: Script, args: &[&str]) -> Ran {
+        self.run_program(&Program::Serve(script), args)
+    }
+
+    fn run_with_stdin(&self, stdin: &[u8], args: &[&str]) -> Ran {
+        let mut command = self.command(&Program::Serve(Script::default()), args);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        // A program that refuses its arguments does not read.
+        let _ = pipe.write_all(stdin);
+        drop(pipe);
+        finish(child)
+    }
+}
+
+fn finish(child: Child) -> Ran {
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Splits at blanks and knows [`WORDS`].
+fn tokenizer() -> Value {
+    let vocab: serde_json::Map<String, Value> =
+        WORDS.iter().zip(0..).map(|(word, id)| ((*word).to_owned(), Value::from(id))).collect();
+    let added = |id: u32, special: bool| {
+        json!({"id": id, "content": WORDS[id as usize], "single_word": false, "lstrip": false,
+               "rstrip": false, "normalized": false, "special": special})
+    };
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": [added(0, true), added(5, false), added(6, false)],
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "end"}
+    })
+}
+
+fn answering(answer: &[u32]) -> Script {
+    Script { answer: answer.to_vec(), ..Script::default() }
+}
+
+impl Ran {
+    /// The exit code and all that the error says.
+    #[track_caller]
+    fn fails(&self, code: i32, says: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(self.stdout.is_empty(), "{self:?}");
+        for text in says {
+            assert!(self.stderr.contains(text), "no {text:?} in {self:?}");
+        }
+    }
+
+    #[track_caller]
+    fn prints(&self, stdout: &str) {
+        assert_eq!((self.code, self.stdout.as_str()), (Some(0), stdout), "{self:?}");
+    }
+}
+
+#[test]
+fn one_shot_streams_text_and_nothing_else() {
+    let ran = Home::new().run(answering(&[1, 2, 0, 3]), &["run", "tiny", "hi"]);
+    ran.prints("one two\n");
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_prompt_comes_from_the_argument_and_from_a_pipe() {
+    let home = Home::new();
+    let prompt_tokens = |stdin: &[u8], args: &[&str]| {
+        let ran = home.run_with_stdin(stdin, args);
+        let object: Value = serde_json::from_str(&ran.stdout).unwrap();
+        object["usage"]["prompt_tokens"].clone()
+    };
+    assert_eq!(prompt_tokens(b"hi hi\n", &["run", "tiny", "--json"]), 2);
+    assert_eq!(prompt_tokens(b"hi hi\n", &["run", "tiny", "one", "--json"]), 3);
+    assert_eq!(prompt_tokens(b"", &["run", "tiny", "one", "--json"]), 1);
+    let args = ["run", "tiny", "one", "--system", "system", "--json"];
+    assert_eq!(prompt_tokens(b"", &args), 2);
+    home.run_with_stdin(b" \n", &["run", "tiny"]).fails(2, &["the prompt is empty", "hint:"]);
+    home.run_with_stdin(b"\xff", &["run", "tiny"]).fails(1, &["not UTF-8"]);
+}
+
+#[test]
+fn json_is_one_stable_object() {
+    let script = Script { answer: vec![5, 1, 6, 2, 0], ..Script::default() };
+    let ran = Home::new().run(script, &["run", "tiny", "hi", "--json", "--seed", "7"]);
+    let mut object: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(object["timings"]["load_ms"].as_f64().unwrap() > 0.0);
+    object["timings"]["load_ms"] = Value::Null;
+    let expected = json!({
+        "model": "tiny", "text": "two", "thinking": "one", "finish_reason": "stop", "seed": 7,
+        "usage": {"prompt_tokens": 1, "cached_tokens": 0, "new_tokens": 5},
+        "timings": {"load_ms": null, "queue_ms": 0.0, "prefill_ms": 0.0, "decode_ms": 0.0},
+    });
+    // As text: the order of the keys is part of the promise.
+    assert_eq!(object.to_string(), expected.to_string());
+}
+
+#[test]
+fn max_tokens_ends_an_answer() {
+    let args = ["run", "tiny", "hi", "--json", "--max-tokens", "2"];
+    let ran = Home::new().run(Script { endless: true, ..Script::default() }, &args);
+    let object: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&object["finish_reason"], &object["text"]), (&json!("length"), &json!("one two")));
+}
+
+#[test]
+fn thinking_stays_out_of_a_pipe_unless_asked_for() {
+    let home = Home::new();
+    let answer = || answering(&[5, 1, 6, 2, 0]);
+    home.run(answer(), &["run", "tiny", "hi"]).prints("two\n");
+    let opened = answering(&[1, 6, 2, 0]);
+    let shown = home.run(opened.clone(), &["run", "tiny", "hi", "--think"]);
+    shown.prints("<think>\none\n</think>\n\ntwo\n");
+    home.run(answer(), &["run", "tiny", "hi", "--think", "--no-think"]).prints("two\n");
+}
+
+#[test]
+fn verbose_prints_one_line_of_talk() {
+    let ran = Home::new().run(Script::default(), &["run", "tiny", "hi", "--verbose"]);
+    ran.prints("one two three\n");
+    assert!(ran.stderr.starts_with("prompt 1 tokens (0 cached), new 3 tokens"), "{ran:?}");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+}
+
+#[test]
+fn models_that_cannot_be_loaded_say_why() {
+    let home = Home::new();
+    let run = |model: &str| home.run(Script::default(), &["run", model, "hi"]);
+    let path = |name: &str| home.dir.path().join(name).to_str().unwrap().to_owned();
+    run("tinny").fails(1, &["there is no model \"tinny\"", "did you mean \"tiny\"?"]);
+    run("no such model").fails(2, &["is not a model name", "offshoot run demo PROMPT"]);
+    run("../x/../y").fails(1, &["there is no folder"]);
+    run(&path("absent")).fails(1, &["there is no folder"]);
+    fs::create_dir(path("empty")).unwrap();
+    run(&path("empty")).fails(1, &["the folder is empty", "config.json, *.safetensors"]);
+    run(&path("models/tiny/config.json")).fails(1, &["is a file", "did you mean"]);
+    run("shape:qwen3-8b:4bit").fails(2, &["a shape has random weights"]);
+    fs::remove_file(home.model().join("tokenizer.json")).unwrap();
+    run("tiny").fails(1, &["tokenizer.json is missing", "hint:"]);
+}
+
+#[test]
+fn a_model_without_a_template_can_be_continued_raw() {
+    let home = Home::new();
+    home.write("tokenizer_config.json", &json!({"eos_token": "end"}));
+    let ran = home.run(Script::default(), &["run", "tiny", "hi"]);
+    ran.fails(1, &["no chat template", "--raw"]);
+    home.run(Script::default(), &["run", "tiny", "hi", "--raw"]).prints("one two three\n");
+    let both = ["run", "tiny", "hi", "--raw", "--system", "x"];
+    home.run(Script::default(), &both).fails(2, &["--raw", "--system"]);
+}
+
+#[test]
+fn bad_flags_are_usage_errors_that_name_the_flag() {
+    let home = Home::new();
+    let cases: [(&[&str], &str); 6] = [
+        (&["--temperature", "-1"], "--temperature must be at least 0"),
+        (&["--top-p", "nan"], "--top-p must be above 0"),
+        (&["--max-tokens", "0"], "--max-tokens"),
+        (&["--backend", "rocm"], "auto, cpu, cuda or metal"),
+        (&["--repetition-penalty", "0"], "--repetition-penalty must be above 0"),
+        (&["--frobnicate"], "--frobnicate"),
+    ];
+    for (flags, says) in cases {
+        let args: Vec<_> = ["run", "tiny", "hi"].iter().chain(flags).copied().collect();
+        home.run(Script::default(), &args).fails(2, &[says]);
+    }
+}
+
+#[test]
+fn a_prompt_over_the_context_shows_both_numbers() {
+    let script = Script { context_tokens: 3, ..Script::default() };
+    let ran = Home::new().run(script, &["run", "tiny", "hi hi hi hi hi"]);
+    ran.fails(1, &["5 tokens", "context of 3 tokens"]);
+}
+
+#[test]
+fn a_closed_stdout_is_success() {
+    let home = Home::new();
+    let endless =
+        Program::Serve(Script { endless: true, context_tokens: 1 << 30, ..Script::default() });
+    let mut child = home.command(&endless, &["run", "tiny", "hi"]).spawn().unwrap();
+    let mut some = [0; 16];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut some).unwrap();
+    drop(stdout);
+    let ran = finish(child);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_runner_that_dies_mid_answer_is_reported() {
+    let dies = Script { abort_after_tokens: Some(2), ..Script::default() };
+    let ran = Home::new().run(dies, &["run", "tiny", "hi"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), "one two\n"), "{ran:?}");
+    let says = ["error: the runner has ended unexpectedly", "| scripted: the device is lost"];
+    assert!(says.iter().all(|text| ran.stderr.contains(text)), "{ran:?}");
+}
+
+#[test]
+fn runners_that_do_not_fit_are_reported() {
+    let home = Home::new();
+    let run = |program: &Program| home.run_program(program, &["run", "tiny", "hi"]);
+    run(&Program::OtherVersion).fails(1, &["does not fit", "same build"]);
+    run(&Program::Stranger).fails(1, &["not an offshoot program"]);
+    run(&Program::ExitsAtOnce("no libmlx".into(), 127)).fails(1, &["127", "| no libmlx"]);
+    run(&Program::TalksNonsense).fails(1, &["does not keep to the protocol"]);
+    let load = LoadScript::Fails("tensor x is missing".into());
+    let failed = home.run(Script { load, ..Script::default() }, &["run", "tiny", "hi"]);
+    failed.fails(1, &["error: tensor x is missing"]);
+    let mut missing = home.command(&Program::OtherVersion, &["run", "tiny", "hi"]);
+    let ran = finish(missing.env("OFFSHOOT_RUNNER", "no/such/runner").spawn().unwrap());
+    ran.fails(1, &["offshoot-runner is missing", "hint:"]);
+}
+
+#[test]
+fn list_and_show_tell_what_there_is() {
+    let home = Home::new();
+    let ran = home.run(Script::default(), &["list"]);
+    assert!(ran.stdout.starts_with("NAME"), "{ran:?}");
+    assert!(ran.stdout.contains("tiny  scripted  0 B"), "{ran:?}");
+    let ran = home.run(Script::default(), &["list", "--json"]);
+    let list: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let tiny = list.as_array().unwrap().iter().find(|entry| entry["name"] == "tiny").unwrap();
+    assert_eq!((&tiny["family"], &tiny["problem"]), (&json!("scripted"), &Value::Null));
+    let ran = home.run(Script::default(), &["show", "tiny", "--json"]);
+    let object: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&object["n_layers"], &object["has_chat_template"]), (&json!(2), &json!(true)));
+    let ran = home.run(Script::default(), &["show", "tiny"]);
+    assert!(ran.stdout.contains("tokenizer         yes"), "{ran:?}");
+}
+
+#[test]
+fn bench_prints_one_object_per_batch_size() {
+    let home = Home::new();
+    let args = ["bench", "shape:any:4bit", "-p", "8", "-n", "8", "-b", "1,4", "--json"];
+    let ran = home.run(Script::default(), &args);
+    let objects: Vec<Value> =
+        ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let batches: Vec<_> = objects.iter().map(|object| &object["batch"]).collect();
+    assert_eq!(batches, [&json!(1), &json!(4)]);
+    let object = &objects[1];
+    assert_eq!((&object["decode_tok_s"], &object["bound_share"]), (&json!(400.0), &Value::Null));
+    let text = home.run(Script::default(), &args[..args.len() - 1]);
+    assert!(text.stdout.lines().nth(2).unwrap().contains("400.0"), "{text:?}");
+    let layers = ["bench", "tiny", "--layers", "2"];
+    home.run(Script::default(), &layers).fails(2, &["--layers shortens shapes only"]);
+    let long = ["bench", "tiny", "-p", "60", "-n", "9"];
+    let ran = home.run(Script::default(), &long);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("60 tokens") && ran.stderr.contains("64 tokens"), "{ran:?}");
+}
+
+#[test]
+fn logits_become_a_numpy_file() {
+    let home = Home::new();
+    let path = home.dir.path().join("x.npy");
+    let out = path.to_str().unwrap();
+    let args = ["logits", "tiny", "--tokens", "7,9,11", "--chunk", "2", "--out", out];
+    home.run(Script::default(), &args).prints("");
+    let bytes = fs::read(&path).unwrap();
+    assert!(String::from_utf8_lossy(&bytes[..128]).contains("(3, 512)"));
+    assert_eq!(bytes.len(), 128 + 3 * 512 * 4);
+    let value = |row: usize, col: usize| {
+        let at = 128 + (row * 512 + col) * 4;
+        f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    };
+    assert_eq!((value(0, 0), value(1, 1), value(2, 0)), (7.0, 9.0 + 1.0 / 1024.0, 11.0));
+    let unknown = ["logits", "tiny", "--tokens", "512", "--out", out];
+    home.run(Script::default(), &unknown).fails(1, &["token 512", "0 to 511"]);
+    let nowhere = ["logits", "tiny", "--tokens", "1", "--out", "no/such/folder/x.npy"];
+    home.run(Script::default(), &nowhere).fails(1, &["cannot write no/such/folder/x.npy"]);
+}
+
+#[test]
+fn doctor_finds_what_is_wrong() {
+    let home = Home::new();
+    let checks = |program: &Program| {
+        let ran = home.run_program(program, &["doctor", "--json"]);
+        let object: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(ran.code, Some(if object["ok"] == true { 0 } else { 1 }), "{ran:?}");
+        object["checks"].clone()
+    };
+    let find = |checks: &Value, name: &str| {
+        checks.as_array().unwrap().iter().find(|check| check["name"] == name).cloned().unwrap()
+    };
+    let fine = checks(&Program::Serve(Script::default()));
+    for name in ["backend", "MLX library", "runner", "device", "data folder"] {
+        assert_eq!(find(&fine, name)["status"], "ok", "{fine}");
+    }
+    assert!(find(&fine, "device")["detail"].as_str().unwrap().contains("scripted (cpu)"));
+    let broken = checks(&Program::OtherVersion);
+    assert_eq!(find(&broken, "runner")["status"], "problem");
+}
+
+#[test]
+fn help_lists_only_commands_that_exist() {
+    let ran = Home::new().run(Script::default(), &["--help"]);
+    let commands: Vec<_> = ran
+        .stdout
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(commands, ["run", "list", "show", "bench", "logits", "doctor", "help"]);
+}
+
+/// Reads lines until one begins so.
+fn wait_for(reader: &mut impl BufRead, start: &str) {
+    let mut line = String::new();
+    while !line.starts_with(start) {
+        line.clear();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "no line {start:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_a_load_a_prefill_and_an_answer() {
+    let home = Home::new();
+    let noisy = |script: Script| Program::Serve(Script { announces: true, ..script });
+    let cases = [
+        (noisy(Script { load: LoadScript::Hangs, ..Script::default() }), "scripted: loading", ""),
+        (noisy(Script { prefill_steps: None, ..Script::default() }), "scripted: prefill", ""),
+        (
+            noisy(Script { endless: true, context_tokens: 1 << 30, ..Script::default() }),
+            "scripted: answering",
+            "one",
+        ),
+    ];
+    for (program, moment, shown) in cases {
+        let mut child = home.command(&program, &["run", "tiny", "hi"]).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        wait_for(&mut stderr, moment);
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).unwrap();
+        let ran = finish(child);
+        assert_eq!(ran.code, Some(130), "{moment}: {ran:?} {rest}");
+        assert!(ran.stdout.starts_with(shown), "{moment}: {ran:?}");
+        assert!(!rest.contains("error"), "{moment}: {rest}");
+    }
+}

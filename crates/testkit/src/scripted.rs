@@ -1,0 +1,294 @@
+//! The script, and the loader and engine that follow it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use protocol::{
+    BenchRequest, BenchResult, DeviceInfo, Event, Fault, FinishReason, GenerateRequest,
+    LoadRequest, LogitsRequest, ModelInfo, RequestId, Timings, Usage,
+};
+use runner::{Engine, EngineError, Loader, Outcome, StepOutcome};
+use serde::{Deserialize, Serialize};
+
+/// Token ids are below this.
+pub const VOCAB_SIZE: u32 = 512;
+/// A prompt that holds this token is refused by `submit`.
+pub const REFUSED: u32 = 500;
+/// A prompt that holds this token fails in its first step.
+pub const FAILS: u32 = 501;
+/// A prompt that holds this token makes the whole step fail with a fault of ours.
+pub const DIES: u32 = 502;
+
+/// How loading goes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadScript {
+    /// At once.
+    #[default]
+    Succeeds,
+    /// With this message, as a fault of the world.
+    Fails(String),
+    /// Never ends, but reports progress and heeds a stop.
+    Hangs,
+    /// Ends the process with this code, after a line on standard error.
+    Exits(i32),
+}
+
+/// What the engine does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Script {
+    /// How loading goes.
+    pub load: LoadScript,
+    /// Steps before the first token of each request; `None`: the prefill never ends.
+    pub prefill_steps: Option<u32>,
+    /// The tokens of every answer, one per step.
+    pub answer: Vec<u32>,
+    /// Start the answer again instead of ending it.
+    pub endless: bool,
+    /// Abort the process, after a line on standard error, when this many tokens have been sent.
+    pub abort_after_tokens: Option<u32>,
+    /// The model's context in tokens.
+    pub context_tokens: u32,
+    /// Write a line to standard error when loading, prefilling and answering begin.
+    pub announces: bool,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            load: LoadScript::Succeeds,
+            prefill_steps: Some(1),
+            answer: vec![1, 2, 3],
+            endless: false,
+            abort_after_tokens: None,
+            context_tokens: 64,
+            announces: false,
+        }
+    }
+}
+
+/// Loads a [`ScriptedEngine`].
+#[derive(Debug)]
+pub struct ScriptedLoader(pub Script);
+
+/// Follows a script.
+#[derive(Debug)]
+pub struct ScriptedEngine {
+    script: Script,
+    running: BTreeMap<RequestId, Running>,
+    n_sent: u32,
+}
+
+#[derive(Debug)]
+struct Running {
+    request: GenerateRequest,
+    n_prefills: u32,
+    n_new: u32,
+}
+
+fn device() -> DeviceInfo {
+    DeviceInfo {
+        backend: "cpu".into(),
+        device: "scripted".into(),
+        memory_bytes: Some(1 << 30),
+        mlx_version: "0.0.0".into(),
+    }
+}
+
+impl Loader for ScriptedLoader {
+    type Engine = ScriptedEngine;
+
+    fn probe(&mut self) -> Result<DeviceInfo, EngineError> {
+        Ok(device())
+    }
+
+    fn load(
+        self,
+        _: &LoadRequest,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<ScriptedEngine, EngineError> {
+        self.0.announce("loading");
+        match &self.0.load {
+            LoadScript::Succeeds => {
+                for done in 1..=2 {
+                    let _ = progress(done, 2);
+                }
+            }
+            LoadScript::Fails(message) => {
+                return Err(EngineError::new(Fault::World, message.clone()));
+            }
+            LoadScript::Hangs => {
+                while progress(1, 2).is_continue() {
+                    pause();
+                }
+                return Err(EngineError::new(Fault::World, "stopped"));
+            }
+            LoadScript::Exits(code) => {
+                eprintln!("scripted: cannot allocate the weights");
+                std::process::exit(*code);
+            }
+        }
+        Ok(ScriptedEngine { script: self.0, running: BTreeMap::new(), n_sent: 0 })
+    }
+}
+
+impl Script {
+    fn announce(&self, what: &str) {
+        if self.announces {
+            eprintln!("scripted: {what}");
+        }
+    }
+}
+
+/// Endless scripts yield the processor: only a command ends them.
+fn pause() {
+    std::thread::park_timeout(Duration::from_millis(1));
+}
+
+impl Running {
+    fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.request.prompt.len() as u32,
+            cached_tokens: 0,
+            new_tokens: self.n_new,
+        }
+    }
+}
+
+impl ScriptedEngine {
+    fn advance(&mut self, id: RequestId, emit: &mut dyn FnMut(Event)) -> Result<(), EngineError> {
+        let Some(running) = self.running.get_mut(&id) else { return Ok(()) };
+        if running.request.prompt.contains(&DIES) {
+            return Err(EngineError::new(Fault::Ours, "scripted defect"));
+        }
+        if running.request.prompt.contains(&FAILS) {
+            self.running.remove(&id);
+            let message = "scripted failure".to_owned();
+            emit(Event::Failed { id: Some(id), fault: Fault::World, message });
+            return Ok(());
+        }
+        if self.script.prefill_steps.is_none_or(|n| running.n_prefills < n) {
+            if running.n_prefills == 0 {
+                self.script.announce("prefill");
+            }
+            running.n_prefills = running.n_prefills.saturating_add(1);
+            let total_tokens = running.request.prompt.len() as u32;
+            emit(Event::PrefillProgress { id, done_tokens: 0, total_tokens });
+            return Ok(());
+        }
+        if self.script.abort_after_tokens == Some(self.n_sent) {
+            eprintln!("scripted: the device is lost");
+            std::process::abort();
+        }
+        let n_answer = self.script.answer.len();
+        let token = self.script.answer[running.n_new as usize % n_answer];
+        running.n_new += 1;
+        self.n_sent += 1;
+        if running.n_new == n_answer as u32 {
+            self.script.announce("answering");
+        }
+        let asked = running.request.top_logprobs;
+        let logprob = asked.map(|_| -0.5);
+        let top = (0..asked.unwrap_or(0)).map(|n| (n, -0.5 - n as f32)).collect();
+        emit(Event::Token { id, token, logprob, top });
+        let ended = !self.script.endless && running.n_new as usize == n_answer;
+        let reason = if ended || running.request.stop_tokens.contains(&token) {
+            FinishReason::Stop
+        } else if running.n_new == running.request.max_tokens {
+            FinishReason::Length
+        } else {
+            return Ok(());
+        };
+        let usage = running.usage();
+        self.running.remove(&id);
+        emit(Event::Finished { id, reason, usage, timings: Timings::default() });
+        Ok(())
+    }
+}
+
+impl Engine for ScriptedEngine {
+    fn info(&self) -> ModelInfo {
+        ModelInfo {
+            family: "scripted".into(),
+            n_parameters: 1000,
+            weight_bytes: 2000,
+            vocab_size: VOCAB_SIZE,
+            n_layers: 2,
+            context_tokens: self.script.context_tokens,
+            dtype: "float32".into(),
+            quantization: None,
+            device: device(),
+        }
+    }
+
+    fn submit(&mut self, request: GenerateRequest) -> Result<(), EngineError> {
+        if request.prompt.contains(&REFUSED) {
+            return Err(EngineError::new(Fault::Caller, "scripted refusal"));
+        }
+        self.running.insert(request.id, Running { request, n_prefills: 0, n_new: 0 });
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: RequestId) -> (Usage, Timings) {
+        let usage = self.running.remove(&id).map(|running| running.usage());
+        (usage.unwrap_or_default(), Timings::default())
+    }
+
+    fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<StepOutcome, EngineError> {
+        if self.script.endless || self.script.prefill_steps.is_none() {
+            pause();
+        }
+        let ids: Vec<_> = self.running.keys().copied().collect();
+        for id in ids {
+            self.advance(id, emit)?;
+        }
+        Ok(if self.running.is_empty() { StepOutcome::Idle } else { StepOutcome::Busy })
+    }
+
+    fn logits(
+        &mut self,
+        request: &LogitsRequest,
+        rows: &mut dyn FnMut(u32, &[f32]),
+        should_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome<()>, EngineError> {
+        let n_rows = request.chunk_tokens.unwrap_or(request.tokens.len() as u32) as usize;
+        for (chunk_idx, chunk) in request.tokens.chunks(n_rows).enumerate() {
+            // Column c of the row of token t is t + c / 1024: every value tells where it belongs.
+            let row = |&t: &u32| (0..VOCAB_SIZE).map(move |c| t as f32 + c as f32 / 1024.0);
+            let values: Vec<f32> = chunk.iter().flat_map(row).collect();
+            rows((chunk_idx * n_rows) as u32, &values);
+            while self.script.endless && !should_stop() {
+                pause();
+            }
+            if should_stop() {
+                return Ok(Outcome::Stopped);
+            }
+        }
+        Ok(Outcome::Done(()))
+    }
+
+    fn bench(
+        &mut self,
+        request: &BenchRequest,
+        should_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome<BenchResult>, EngineError> {
+        while self.script.endless && !should_stop() {
+            pause();
+        }
+        if should_stop() {
+            return Ok(Outcome::Stopped);
+        }
+        Ok(Outcome::Done(BenchResult {
+            id: request.id,
+            batch: request.batch,
+            prefill_tok_s: 1000.0,
+            decode_tok_s: 100.0 * f64::from(request.batch),
+            ttft_ms: 12.5,
+            peak_bytes: 4096,
+            weight_bytes_per_token: 2000,
+            bound_share: None,
+        }))
+    }
+}
