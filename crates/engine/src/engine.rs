@@ -1,0 +1,268 @@
+//! The engine: a queue of requests, the few that run, and one step after another.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use mlx::{Backend, Device};
+use models::{LoadOptions, Loaded, Source, Step};
+use protocol::{
+    BenchRequest, BenchResult, DeviceInfo, Event, Fault, FinishReason, GenerateRequest,
+    LoadRequest, LogitsRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
+};
+
+use crate::sequence::{Drawn, Sequence};
+use crate::{Error, Result, bench, memory};
+
+/// Told of loaded bytes and of all bytes; may call it off.
+pub type Progress<'p> = &'p mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Requests that hold state at the same time; others wait.
+const MAX_RUNNING: usize = 4;
+/// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result.
+const PREFILL_CHUNK_TOKENS_CPU: usize = 256;
+const PREFILL_CHUNK_TOKENS_GPU: usize = 2048;
+
+/// How a job that may be stopped has ended.
+#[derive(Debug, PartialEq)]
+pub enum Outcome<T> {
+    /// With its result.
+    Done(T),
+    /// Because it was asked to stop.
+    Stopped,
+}
+
+/// One loaded model and the requests on it.
+pub struct Engine {
+    device: Device,
+    loaded: Loaded,
+    waiting: VecDeque<GenerateRequest>,
+    running: Vec<Sequence>,
+}
+
+/// What can be said of the device without a model.
+///
+/// # Errors
+/// The library is of another release, or the driver does not answer.
+pub(crate) fn describe(device: &Device) -> Result<DeviceInfo> {
+    let facts = device.facts()?;
+    let name = facts.get("device_name").or_else(|| facts.get("architecture"));
+    Ok(DeviceInfo {
+        backend: device.backend().to_string(),
+        device: name.cloned().unwrap_or_else(|| device.backend().to_string()),
+        memory_bytes: facts.get("memory_size").and_then(|bytes| bytes.parse().ok()),
+        mlx_version: mlx::library_version()?,
+    })
+}
+
+impl Engine {
+    /// Describes the device that an engine would use.
+    ///
+    /// # Errors
+    /// The library is of another release, or the driver does not answer.
+    pub fn probe() -> Result<DeviceInfo> {
+        describe(&Device::open()?)
+    }
+
+    /// Opens the device and loads a model.
+    ///
+    /// # Errors
+    /// The caller's if the model is unknown or broken, the world's if memory or the device is
+    /// missing.
+    pub fn load(request: &LoadRequest, progress: Progress<'_>) -> Result<Self> {
+        let device = Device::open()?;
+        let source = match &request.source {
+            ModelSource::Folder { path } => Source::Folder(PathBuf::from(path)),
+            ModelSource::Shape { name, quantization, n_layers } => Source::Shape {
+                name: name.clone(),
+                quantization: quantization.parse()?,
+                n_layers: n_layers.map(|n| i32::try_from(n).unwrap_or(i32::MAX)),
+            },
+        };
+        let loaded = models::load(&source, &LoadOptions::default(), progress)?;
+        mlx::memory::clear_cache()?;
+        for note in &loaded.notes {
+            eprintln!("{note}");
+        }
+        Ok(Self { device, loaded, waiting: VecDeque::new(), running: Vec::new() })
+    }
+
+    /// Facts about the model.
+    pub fn info(&self) -> ModelInfo {
+        let info = &self.loaded.info;
+        let size = |n: i32| u32::try_from(n).expect("sizes were checked to be positive");
+        ModelInfo {
+            family: info.family.clone(),
+            n_parameters: info.n_parameters,
+            weight_bytes: info.weight_bytes,
+            vocab_size: size(info.vocab_size),
+            n_layers: size(info.n_layers),
+            context_tokens: size(info.context_tokens),
+            dtype: info.dtype.to_string(),
+            quantization: info.quantization.clone(),
+            device: describe(&self.device).unwrap_or_default(),
+        }
+    }
+
+    fn chunk_tokens(&self) -> usize {
+        match self.device.backend() {
+            Backend::Cpu => PREFILL_CHUNK_TOKENS_CPU,
+            Backend::Cuda | Backend::Metal => PREFILL_CHUNK_TOKENS_GPU,
+        }
+    }
+
+    /// Accepts a request, which must fit the model.
+    ///
+    /// # Errors
+    /// Its keys and values would not fit into memory.
+    pub fn submit(&mut self, mut request: GenerateRequest) -> Result<()> {
+        let room = self.loaded.info.context_tokens as usize - request.prompt.len();
+        request.max_tokens = request.max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX));
+        self.check_memory(request.prompt.len() + request.max_tokens as usize, 1)?;
+        self.waiting.push_back(request);
+        Ok(())
+    }
+
+    fn check_memory(&self, n_tokens: usize, n_rows: usize) -> Result<()> {
+        let needed_bytes = self.loaded.info.kv_bytes_per_token * (n_tokens * n_rows) as u64;
+        match memory::available_bytes(&self.device)? {
+            Some(free_bytes) if needed_bytes > free_bytes => Err(Error::world(format!(
+                "{n_tokens} tokens need {} MiB of memory for keys and values, but only {} MiB are \
+                 free: send a shorter prompt or ask for fewer new tokens",
+                needed_bytes >> 20,
+                free_bytes >> 20
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops a request and frees what it holds; returns how far it had come.
+    pub fn cancel(&mut self, id: RequestId) -> (Usage, Timings) {
+        self.waiting.retain(|request| request.id != id);
+        match self.running.iter().position(|sequence| sequence.request.id == id) {
+            Some(i) => {
+                let sequence = self.running.remove(i);
+                (sequence.usage(), sequence.timings())
+            }
+            None => (Usage::default(), Timings::default()),
+        }
+    }
+
+    /// One token for each decoding request, then one chunk of the oldest prompt. Returns whether
+    /// anything is left to do.
+    ///
+    /// # Errors
+    /// One that is not a single request's: the engine cannot go on.
+    pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool> {
+        while self.running.len() < MAX_RUNNING {
+            let Some(request) = self.waiting.pop_front() else { break };
+            self.running.push(Sequence::new(request, &self.loaded));
+        }
+        let mut may_prefill = true;
+        let mut ended = Vec::new();
+        let chunk_tokens = self.chunk_tokens();
+        for (i, sequence) in self.running.iter_mut().enumerate() {
+            let result = match sequence.is_prefilling() {
+                false => decode(sequence, &self.loaded, emit),
+                true if std::mem::take(&mut may_prefill) => {
+                    prefill(sequence, &self.loaded, chunk_tokens, emit)
+                }
+                true => Ok(ControlFlow::Continue(())),
+            };
+            match result {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => ended.push(i),
+                Err(error) if error.fault == Fault::Ours => return Err(error),
+                Err(Error { fault, message }) => {
+                    emit(Event::Failed { id: Some(sequence.request.id), fault, message });
+                    ended.push(i);
+                }
+            }
+        }
+        for i in ended.into_iter().rev() {
+            self.running.remove(i);
+            mlx::memory::clear_cache()?;
+        }
+        Ok(!self.running.is_empty() || !self.waiting.is_empty())
+    }
+
+    /// Logits of every position in f32, whole rows in order, in the checkpoint's own dtype before.
+    ///
+    /// # Errors
+    /// Memory is short, or MLX refuses an operation.
+    pub fn logits(
+        &mut self,
+        request: &LogitsRequest,
+        rows: &mut dyn FnMut(u32, &[f32]),
+        should_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome<()>> {
+        let chunk = request.chunk_tokens.map_or(self.chunk_tokens(), |n| n as usize);
+        self.check_memory(request.tokens.len(), 1)?;
+        let mut states = self.loaded.model.new_state();
+        for (i, part) in request.tokens.chunks(chunk).enumerate() {
+            if should_stop() {
+                return Ok(Outcome::Stopped);
+            }
+            let position = i * chunk;
+            let step = Step::new(position as i32, part.len() as i32);
+            let ids = part.iter().map(|&t| t as i32).collect::<Vec<_>>();
+            let ids = mlx::Array::from_slice(&ids, &[1, ids.len() as i32])?;
+            let hidden = self.loaded.model.forward(&ids, &step, &mut states)?;
+            let logits = self.loaded.model.logits(&hidden)?;
+            rows(position as u32, &logits.to_f32_vec()?);
+        }
+        Ok(Outcome::Done(()))
+    }
+
+    /// Measures prefill and decode of random tokens; see [`BenchResult`].
+    ///
+    /// # Errors
+    /// Memory is short, or MLX refuses an operation.
+    pub fn bench(
+        &mut self,
+        request: &BenchRequest,
+        should_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome<BenchResult>> {
+        let n_tokens = (request.prompt_tokens + request.new_tokens) as usize;
+        self.check_memory(n_tokens, request.batch as usize)?;
+        bench::run(&self.device, &self.loaded, request, self.chunk_tokens(), should_stop)
+    }
+}
+
+fn prefill(
+    sequence: &mut Sequence,
+    loaded: &Loaded,
+    chunk_tokens: usize,
+    emit: &mut dyn FnMut(Event),
+) -> Result<ControlFlow<()>> {
+    sequence.prefill(loaded, chunk_tokens)?;
+    let total = sequence.request.prompt.len();
+    if total > chunk_tokens {
+        emit(Event::PrefillProgress {
+            id: sequence.request.id,
+            done_tokens: sequence.n_prefilled().min(total) as u32,
+            total_tokens: total as u32,
+        });
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+fn decode(
+    sequence: &mut Sequence,
+    loaded: &Loaded,
+    emit: &mut dyn FnMut(Event),
+) -> Result<ControlFlow<()>> {
+    let Drawn { token, logprob, top } = sequence.decode(loaded)?;
+    let id = sequence.request.id;
+    emit(Event::Token { id, token, logprob, top });
+    let reason = if sequence.request.stop_tokens.contains(&token) {
+        FinishReason::Stop
+    } else if sequence.n_new() >= sequence.request.max_tokens as usize {
+        FinishReason::Length
+    } else {
+        return Ok(ControlFlow::Continue(()));
+    };
+    let (usage, timings) = (sequence.usage(), sequence.timings());
+    emit(Event::Finished { id, reason, usage, timings });
+    Ok(ControlFlow::Break(()))
+}

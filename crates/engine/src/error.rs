@@ -1,0 +1,49 @@
+//! A failure, and whose fault it is.
+
+use protocol::Fault;
+
+/// What went wrong, in words for the one whose fault it is.
+#[derive(Debug)]
+pub struct Error {
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// What happened and, where it is known, what to do.
+    pub message: String,
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn caller(message: impl Into<String>) -> Self {
+        Self { fault: Fault::Caller, message: message.into() }
+    }
+
+    pub(crate) fn world(message: impl Into<String>) -> Self {
+        Self { fault: Fault::World, message: message.into() }
+    }
+}
+
+/// Memory is the world's fault, anything else that MLX refuses is ours: inputs were validated
+/// before.
+impl From<mlx::Error> for Error {
+    fn from(error: mlx::Error) -> Self {
+        let fault = match &error {
+            mlx::Error::OutOfMemory { .. }
+            | mlx::Error::NoBackend(_)
+            | mlx::Error::Version { .. } => Fault::World,
+            _ => Fault::Ours,
+        };
+        Self { fault, message: error.to_string() }
+    }
+}
+
+/// A model that does not load is the fault of whoever chose or made it.
+impl From<models::Error> for Error {
+    fn from(error: models::Error) -> Self {
+        match error {
+            models::Error::Mlx(error) => error.into(),
+            other => Self::caller(other.to_string()),
+        }
+    }
+}

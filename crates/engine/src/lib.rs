@@ -1,0 +1,17 @@
+//! Runs requests on one loaded model: prefill, decode, sample.
+//!
+//! One thread owns the engine and with it the device. A step is a bounded piece of work: one token
+//! for every decoding request, then one chunk of prompt for the oldest that is still in prefill. A
+//! request's result does not depend on what else runs: it has its own state, its own random stream,
+//! and break points that its prompt alone decides.
+
+mod bench;
+mod engine;
+mod error;
+mod memory;
+mod sampler;
+mod sequence;
+
+pub use engine::{Engine, Outcome, Progress};
+pub use error::{Error, Result};
+pub use sampler::{Row, Sampled, sample};
