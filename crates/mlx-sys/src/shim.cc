@@ -1,0 +1,225 @@
+// What is longer than a line, and the one primitive that calls back into Rust. See shim.h for the
+// rules.
+#include <array>
+
+#include "mlx-sys/src/lib.rs.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/primitives.h"
+
+namespace offshoot {
+
+mx::Dtype dtype_of(uint8_t code) {
+  static constexpr std::array<mx::Dtype, 14> table = {
+      mx::bool_, mx::uint8, mx::uint16,  mx::uint32,  mx::uint64,  mx::int8,     mx::int16,
+      mx::int32, mx::int64, mx::float16, mx::float32, mx::float64, mx::bfloat16, mx::complex64};
+  return table.at(code);
+}
+
+DeviceFacts device_facts() {
+  DeviceFacts facts;
+  const auto& device = mx::default_device();
+  facts.is_gpu = device == mx::Device::gpu;
+  for (const auto& [key, value] : mx::device_info(device)) {
+    facts.keys.push_back(key);
+    if (auto text = std::get_if<std::string>(&value)) {
+      facts.values.push_back(*text);
+    } else {
+      facts.values.push_back(std::to_string(std::get<size_t>(value)));
+    }
+  }
+  return facts;
+}
+
+// MLX's CPU allocator hands out what malloc returned, null included.
+static mx::allocator::Data allocate(size_t n) {
+  auto data = mx::allocator::malloc(n);
+  if (n > 0 && !data.buffer().ptr())
+    throw std::runtime_error("[malloc] Unable to allocate " + std::to_string(n) + " bytes.");
+  return data;
+}
+
+Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
+  auto type = dtype_of(dtype);
+  auto dims = shape_of(shape);
+  size_t n = type.size();
+  for (auto d : dims) n *= d;
+  if (n != bytes.size()) throw std::invalid_argument("byte count does not match the shape");
+  auto buffer = allocate(n);
+  std::copy(bytes.begin(), bytes.end(), static_cast<uint8_t*>(buffer.buffer().raw_ptr()));
+  return own(array(std::move(buffer), std::move(dims), type));
+}
+
+Ptr quantized_matmul(const array& x, const array& w, const array& scales, MaybeArray biases,
+                     const QuantSpec& q) {
+  return own(mx::quantized_matmul(x, w, scales, opt(biases), /*transpose=*/true, q.group_size,
+                                  q.bits, std::string(q.mode)));
+}
+
+Ptr gather_qmm(const array& x, const array& w, const array& scales, MaybeArray biases,
+               MaybeArray lhs_indices, MaybeArray rhs_indices, const QuantSpec& q,
+               MaybeArray global_scale, bool sorted) {
+  return own(mx::gather_qmm(x, w, scales, opt(biases), opt(lhs_indices), opt(rhs_indices),
+                            /*transpose=*/true, q.group_size, q.bits, std::string(q.mode),
+                            opt(global_scale), sorted));
+}
+
+std::unique_ptr<Arrays> quantize(const array& w, const QuantSpec& q, MaybeArray global_scale) {
+  return own(mx::quantize(w, q.group_size, q.bits, std::string(q.mode), opt(global_scale)));
+}
+
+Ptr dequantize(const array& w, const array& scales, MaybeArray biases, const QuantSpec& q,
+               MaybeArray global_scale, uint8_t dtype) {
+  return own(mx::dequantize(w, scales, opt(biases), q.group_size, q.bits, std::string(q.mode),
+                            opt(global_scale), dtype_of(dtype)));
+}
+
+static std::optional<float> base_unless(float base, MaybeArray freqs) {
+  return freqs ? std::nullopt : std::optional<float>(base);
+}
+
+Ptr rope(const array& x, int32_t dims, bool traditional, float base, float scale,
+         const array& offset, MaybeArray freqs) {
+  return own(
+      mx::fast::rope(x, dims, traditional, base_unless(base, freqs), scale, offset, opt(freqs)));
+}
+
+Ptr rope_from(const array& x, int32_t dims, bool traditional, float base, float scale,
+              int32_t offset, MaybeArray freqs) {
+  return own(
+      mx::fast::rope(x, dims, traditional, base_unless(base, freqs), scale, offset, opt(freqs)));
+}
+
+// ---- custom kernels
+
+static std::vector<std::string> strings(const rust::Vec<rust::String>& list) {
+  return std::vector<std::string>(list.begin(), list.end());
+}
+
+std::unique_ptr<DeviceKernel> cuda_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
+                                          const rust::Vec<rust::String>& outputs, rust::Str source,
+                                          rust::Str header, bool row_contiguous,
+                                          int32_t shared_bytes) {
+  return std::make_unique<DeviceKernel>(
+      DeviceKernel{mx::fast::cuda_kernel(str(name), strings(inputs), strings(outputs), str(source),
+                                         str(header), row_contiguous, shared_bytes)});
+}
+
+std::unique_ptr<DeviceKernel> metal_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
+                                           const rust::Vec<rust::String>& outputs, rust::Str source,
+                                           rust::Str header, bool row_contiguous,
+                                           bool atomic_outputs) {
+  return std::make_unique<DeviceKernel>(
+      DeviceKernel{mx::fast::metal_kernel(str(name), strings(inputs), strings(outputs), str(source),
+                                          str(header), row_contiguous, atomic_outputs)});
+}
+
+// `shapes` holds all output shapes one after another, `ranks` how many numbers belong to each.
+static std::vector<mx::Shape> split_shapes(Ints shapes, Ints ranks) {
+  std::vector<mx::Shape> out;
+  auto next = shapes.begin();
+  for (auto rank : ranks) {
+    out.emplace_back(next, next + rank);
+    next += rank;
+  }
+  return out;
+}
+
+static std::vector<mx::Dtype> dtypes_of(rust::Slice<const uint8_t> codes) {
+  std::vector<mx::Dtype> out;
+  for (auto code : codes) out.push_back(dtype_of(code));
+  return out;
+}
+
+std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arrays& inputs,
+                                           Ints shapes, Ints ranks,
+                                           rust::Slice<const uint8_t> dtypes, Ints grid, Ints group,
+                                           const rust::Vec<TemplateArg>& args) {
+  std::vector<std::pair<std::string, mx::fast::TemplateArg>> list;
+  for (const auto& arg : args) {
+    auto value = arg.is_dtype ? mx::fast::TemplateArg(dtype_of(arg.value))
+                              : mx::fast::TemplateArg(int(arg.value));
+    list.emplace_back(std::string(arg.name), value);
+  }
+  return own(kernel.call(inputs.items, split_shapes(shapes, ranks), dtypes_of(dtypes),
+                         {grid[0], grid[1], grid[2]}, {group[0], group[1], group[2]}, list,
+                         std::nullopt, /*verbose=*/false, {}));
+}
+
+static RawTensor raw(const array& a) {
+  return RawTensor{const_cast<uint8_t*>(a.data<uint8_t>()), a.nbytes(), a.shape().data(), a.ndim(),
+                   static_cast<uint8_t>(a.dtype().val())};
+}
+
+// A graph node whose evaluation on the CPU is a Rust closure. The closure runs later, on the
+// stream's own thread.
+class RustPrimitive : public mx::Primitive {
+ public:
+  RustPrimitive(mx::Stream stream, rust::Box<CpuKernel> kernel)
+      : Primitive(stream), kernel_(std::make_shared<rust::Box<CpuKernel>>(std::move(kernel))) {}
+
+  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
+    for (auto& out : outputs) out.set_data(allocate(out.nbytes()));
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    std::vector<array> ins, outs;
+    for (auto& a : inputs) ins.push_back(array::unsafe_weak_copy(a));
+    for (auto& a : outputs) outs.push_back(array::unsafe_weak_copy(a));
+    for (auto& a : inputs) {
+      if (!a.flags().row_contiguous)
+        throw std::invalid_argument("a CPU kernel's input is not row-contiguous");
+    }
+    encoder.dispatch([kernel = kernel_, ins = std::move(ins), outs = std::move(outs)]() {
+      rust::Vec<RawTensor> in_views, out_views;
+      for (const auto& a : ins) in_views.push_back(raw(a));
+      for (const auto& a : outs) out_views.push_back(raw(a));
+      run_cpu_kernel(**kernel, in_views, out_views);
+    });
+  }
+
+  void eval_gpu(const std::vector<array>&, std::vector<array>&) override {
+    throw std::runtime_error("a CPU kernel was asked to run on the GPU");
+  }
+
+  const char* name() const override { return "RustPrimitive"; }
+
+ private:
+  // Shared with the tasks in flight: MLX may drop the node before its task has run.
+  std::shared_ptr<rust::Box<CpuKernel>> kernel_;
+};
+
+std::unique_ptr<Arrays> cpu_kernel_call(rust::Box<CpuKernel> kernel, const Arrays& inputs,
+                                        Ints shapes, Ints ranks,
+                                        rust::Slice<const uint8_t> dtypes) {
+  auto stream = mx::default_stream(mx::Device::cpu);
+  return own(array::make_arrays(split_shapes(shapes, ranks), dtypes_of(dtypes),
+                                std::make_shared<RustPrimitive>(stream, std::move(kernel)),
+                                inputs.items));
+}
+
+// ---- files
+
+std::unique_ptr<Tensors> load_safetensors(rust::Str path) {
+  auto [items, metadata] = mx::load_safetensors(str(path));
+  return std::make_unique<Tensors>(Tensors{std::move(items), std::move(metadata)});
+}
+
+void save_safetensors(rust::Str path, const Tensors& tensors) {
+  mx::save_safetensors(str(path), tensors.items, tensors.metadata);
+}
+
+rust::Vec<rust::String> tensors_names(const Tensors& t) {
+  rust::Vec<rust::String> names;
+  for (const auto& item : t.items) names.push_back(item.first);
+  return names;
+}
+
+// Keys and values by turns.
+rust::Vec<rust::String> tensors_metadata(const Tensors& t) {
+  rust::Vec<rust::String> list;
+  for (const auto& [key, value] : t.metadata) {
+    list.push_back(key);
+    list.push_back(value);
+  }
+  return list;
+}
+
+}  // namespace offshoot

@@ -1,0 +1,33 @@
+//! Token embeddings, which may serve as the output head too.
+
+use mlx::{Array, Dtype, Quantized};
+
+use crate::Result;
+use crate::layers::Matrix;
+
+/// A table `[V, E]`.
+#[derive(Debug)]
+pub enum Embedding {
+    /// In floats.
+    Dense(Array),
+    /// Quantized; rows are expanded to this dtype as they are looked up.
+    Quantized(Quantized, Dtype),
+}
+
+impl Embedding {
+    /// Token ids `[B, L]` → `[B, L, E]`.
+    pub fn forward(&self, tokens: &Array) -> Result<Array> {
+        Ok(match self {
+            Embedding::Dense(table) => table.take(tokens, 0)?,
+            Embedding::Quantized(table, dtype) => table.take_rows(tokens)?.dequantize(*dtype)?,
+        })
+    }
+
+    /// The same table as the matrix of an output head.
+    pub fn as_head(&self) -> Result<Matrix> {
+        Ok(match self {
+            Embedding::Dense(table) => Matrix::Dense(table.swap_axes(0, 1)?),
+            Embedding::Quantized(table, _) => Matrix::Quantized(table.clone()),
+        })
+    }
+}

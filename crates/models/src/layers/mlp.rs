@@ -1,0 +1,37 @@
+//! The gated feed-forward block of the dense families.
+
+use mlx::Array;
+
+use crate::Result;
+use crate::checkpoint::Scope;
+use crate::layers::Linear;
+
+/// down( silu(gate x) ⊙ up x ).
+#[derive(Debug)]
+pub struct SwiGlu {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl SwiGlu {
+    /// Takes its three projections from `weights`; E is `hidden`, the width between is `inner`.
+    pub(crate) fn load(
+        weights: &Scope<'_, '_>,
+        hidden: i32,
+        inner: i32,
+        bias: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            gate_proj: weights.linear("gate_proj", hidden, inner, bias)?,
+            up_proj: weights.linear("up_proj", hidden, inner, bias)?,
+            down_proj: weights.linear("down_proj", inner, hidden, bias)?,
+        })
+    }
+
+    /// `[.., E]` → `[.., E]`.
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        let gate = self.gate_proj.forward(x)?.silu()?;
+        self.down_proj.forward(&gate.mul(&self.up_proj.forward(x)?)?)
+    }
+}

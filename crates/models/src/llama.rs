@@ -1,0 +1,25 @@
+//! Llama (1 to 3.x), and what is published in its clothes. Reference: transformers 5.23
+//! `modeling_llama.py`. The plain pre-norm decoder: rope over the whole head, grouped KV heads,
+//! SwiGLU, no biases unless the config says so.
+
+use crate::checkpoint::Weights;
+use crate::config::Config;
+use crate::dense::{Defaults, DenseConfig};
+use crate::registry::RopeTokens;
+use crate::{Model, Result};
+
+/// Reads the config and loads the model.
+pub(crate) fn build(
+    config: &Config<'_>,
+    weights: &Weights<'_>,
+    tokens: RopeTokens,
+) -> Result<Box<dyn Model>> {
+    let defaults = Defaults { n_kv_heads: None, head_dim: None };
+    let mut dense = DenseConfig::read(config, &defaults, tokens)?;
+    let bias = config.flag_or("attention_bias", false)?;
+    dense.attention.qkv_bias = bias;
+    dense.attention.o_bias = bias;
+    dense.mlp_bias = config.flag_or("mlp_bias", false)?;
+    config.layer_types(dense.sizes.n_layers, &["full_attention"])?;
+    dense.decoder(weights, &[])
+}

@@ -1,0 +1,24 @@
+//! Qwen3 (dense). Reference: transformers 5.23 `modeling_qwen3.py`. Differs from llama: RMS norm
+//! over each head of q and k before rope; heads of 128 unless stated; windows as in Qwen2.
+
+use crate::checkpoint::Weights;
+use crate::config::Config;
+use crate::dense::{Defaults, DenseConfig};
+use crate::qwen2::windows;
+use crate::registry::RopeTokens;
+use crate::{Model, Result};
+
+/// Reads the config and loads the model.
+pub(crate) fn build(
+    config: &Config<'_>,
+    weights: &Weights<'_>,
+    tokens: RopeTokens,
+) -> Result<Box<dyn Model>> {
+    let defaults = Defaults { n_kv_heads: Some(32), head_dim: Some(128) };
+    let mut dense = DenseConfig::read(config, &defaults, tokens)?;
+    let bias = config.flag_or("attention_bias", false)?;
+    dense.attention.qkv_bias = bias;
+    dense.attention.o_bias = bias;
+    dense.attention.qk_norm_eps = Some(dense.sizes.norm_eps);
+    dense.decoder(weights, &windows(config, dense.sizes.n_layers)?)
+}

@@ -1,0 +1,255 @@
+//! Checkpoints and configs that are not what they should be: each is refused with words that name
+//! the culprit.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use mlx::{Array, Dtype};
+use models::{LoadOptions, Source};
+use serde_json::{Value, json};
+
+use crate::folder::{self, folder_of, goldens, tensors, write};
+
+type Tensors = BTreeMap<String, Array>;
+
+/// Writes `goldens/<family>/<case>` after a change of config and tensors, and returns what loading
+/// it says.
+fn said_after(case: &str, change: impl FnOnce(&mut Value, &mut Tensors)) -> String {
+    mlx::Device::open().unwrap();
+    let case = goldens().join(case);
+    let mut config = folder::json(&case.join("config.json"));
+    let mut tensors = tensors(&case);
+    change(&mut config, &mut tensors);
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &config, tensors, 1);
+    error_of(dir.path())
+}
+
+fn error_of(folder: &Path) -> String {
+    match folder::load(folder, &LoadOptions::default()) {
+        Ok(loaded) => panic!("loaded {:?}", loaded.info),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[track_caller]
+fn check(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "'{word}' is not in: {said}");
+    }
+}
+
+#[test]
+fn all_missing_tensors_are_listed_at_once() {
+    let said = said_after("llama/default", |_, tensors| {
+        tensors.remove("model.layers.1.mlp.up_proj.weight");
+        tensors.remove("model.norm.weight");
+    });
+    check(&said, &["missing", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"]);
+}
+
+#[test]
+fn unused_tensors_are_named_with_their_file() {
+    let said = said_after("qwen3/default", |_, tensors| {
+        let stray = Array::zeros(&[3], Dtype::F32).unwrap();
+        tensors.insert("model.layers.0.self_attn.sinks".into(), stray);
+    });
+    check(&said, &["model.layers.0.self_attn.sinks", "model.safetensors", "qwen3"]);
+}
+
+#[test]
+fn buffers_that_old_checkpoints_carry_are_passed_over() {
+    mlx::Device::open().unwrap();
+    let case = goldens().join("llama/default");
+    let mut list = tensors(&case);
+    let buffer = Array::zeros(&[7], Dtype::F32).unwrap();
+    list.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), buffer);
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &folder::json(&case.join("config.json")), list, 1);
+    folder::load(dir.path(), &LoadOptions::default()).unwrap();
+}
+
+#[test]
+fn a_misshapen_tensor_is_shown_with_both_shapes() {
+    let name = "model.layers.0.self_attn.k_proj.weight";
+    let said = said_after("llama/default", |_, tensors| {
+        tensors.insert(name.into(), Array::zeros(&[28, 47], Dtype::F32).unwrap());
+    });
+    check(&said, &[name, "[28, 47]", "[28, 48]", "model.safetensors"]);
+}
+
+#[test]
+fn integers_where_floats_belong_are_refused() {
+    let name = "model.layers.2.mlp.gate_proj.weight";
+    let said = said_after("llama/default", |_, tensors| {
+        tensors.insert(name.into(), Array::zeros(&[104, 48], Dtype::I32).unwrap());
+    });
+    check(&said, &[name, "I32"]);
+}
+
+#[test]
+fn a_truncated_file_is_refused_before_anything_is_read() {
+    let dir = folder_of(&goldens().join("llama/default"), 1);
+    let path = dir.path().join("model.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    for keep in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..keep]).unwrap();
+        check(&error_of(dir.path()), &["model.safetensors", "truncated"]);
+    }
+    let mut longer = whole.clone();
+    longer.push(0);
+    std::fs::write(&path, &longer).unwrap();
+    check(&error_of(dir.path()), &["model.safetensors", "longer"]);
+    std::fs::write(&path, b"not a safetensors file at all").unwrap();
+    check(&error_of(dir.path()), &["model.safetensors", "no safetensors file"]);
+}
+
+#[test]
+fn a_header_that_lies_about_offsets_is_refused() {
+    let dir = folder_of(&goldens().join("llama/default"), 1);
+    let path = dir.path().join("model.safetensors");
+    for header in [
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+        r#"{"a":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}}"#,
+        r#"{"a":{"#,
+    ] {
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.bytes());
+        file.extend([0; 8]);
+        std::fs::write(&path, &file).unwrap();
+        check(&error_of(dir.path()), &["model.safetensors", "header"]);
+    }
+}
+
+#[test]
+fn a_missing_or_misplaced_shard_is_named() {
+    let dir = folder_of(&goldens().join("qwen2/default"), 2);
+    let index = dir.path().join("model.safetensors.index.json");
+    let shard = dir.path().join("model-00002-of-00002.safetensors");
+    std::fs::rename(&shard, dir.path().join("elsewhere")).unwrap();
+    check(&error_of(dir.path()), &["model-00002-of-00002.safetensors", "not there"]);
+    std::fs::write(&index, json!({"weight_map": {"x": "../model.safetensors"}}).to_string())
+        .unwrap();
+    check(&error_of(dir.path()), &["../model.safetensors", "no file name"]);
+    std::fs::write(&index, "{}").unwrap();
+    check(&error_of(dir.path()), &["weight_map"]);
+}
+
+#[test]
+fn folders_without_a_model_say_what_is_missing() {
+    mlx::Device::open().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    check(&error_of(dir.path()), &["config.json"]);
+    std::fs::write(dir.path().join("config.json"), "{").unwrap();
+    check(&error_of(dir.path()), &["config.json"]);
+    std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+    check(&error_of(dir.path()), &["model_type"]);
+    std::fs::write(dir.path().join("config.json"), r#"{"model_type":"gpt9"}"#).unwrap();
+    check(&error_of(dir.path()), &["gpt9", "llama", "qwen3"]);
+    std::fs::write(dir.path().join("config.json"), r#"{"model_type":"llama"}"#).unwrap();
+    check(&error_of(dir.path()), &["holds no .safetensors file"]);
+}
+
+#[test]
+fn configs_that_lie_are_refused_by_the_name_of_the_field() {
+    let cases: &[(&str, Value, &[&str])] = &[
+        ("num_key_value_heads", json!(4), &["num_key_value_heads", "6"]),
+        ("num_attention_heads", json!(0), &["num_attention_heads", "integer"]),
+        ("num_attention_heads", json!(12), &["q_proj.weight", "shape"]),
+        ("hidden_size", json!(-48), &["hidden_size"]),
+        ("hidden_size", json!("48"), &["hidden_size"]),
+        ("hidden_size", json!(1u64 << 40), &["hidden_size"]),
+        ("hidden_size", json!(null), &["hidden_size", "missing"]),
+        ("vocab_size", json!(90), &["embed_tokens.weight", "[89, 48]", "[90, 48]"]),
+        ("num_hidden_layers", json!(4), &["missing", "model.layers.3."]),
+        ("num_hidden_layers", json!(2), &["model.layers.2.", "does not have"]),
+        ("hidden_act", json!("gelu"), &["hidden_act", "gelu", "silu"]),
+        ("rms_norm_eps", json!("small"), &["rms_norm_eps"]),
+        ("attention_bias", json!("yes"), &["attention_bias"]),
+        ("rope_parameters", json!({"rope_type": "spiral"}), &["rope_type", "spiral", "yarn"]),
+        ("rope_parameters", json!({"rope_type": "linear"}), &["factor", "missing"]),
+        ("rope_parameters", json!({"rope_type": "linear", "factor": 0}), &["factor", "above 0"]),
+        ("rope_parameters", json!({"rope_theta": 0.5}), &["rope_theta"]),
+        (
+            "rope_parameters",
+            json!({"rope_theta": {"__float__": "Infinity"}}),
+            &["rope_theta", "finite"],
+        ),
+        (
+            "rope_parameters",
+            json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}),
+            &["short_factor", "1 numbers", "7 pairs"],
+        ),
+        ("layer_types", json!(["full_attention"]), &["layer_types", "1 layers"]),
+        ("layer_types", json!(["full_attention", "spiral", "full_attention"]), &["spiral"]),
+    ];
+    for (key, value, words) in cases {
+        let said = said_after("llama/default", |config, _| config[*key] = value.clone());
+        check(&said, words);
+    }
+}
+
+/// A quantized golden folder after a change of its config.
+fn quantized_said(case: &str, change: impl FnOnce(&mut Value)) -> String {
+    let source = goldens().join("quantized").join(case);
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = folder::json(&source.join("config.json"));
+    change(&mut config);
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(source.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    error_of(dir.path())
+}
+
+#[test]
+fn quantization_settings_that_do_not_fit_the_tensors_are_refused() {
+    let case = "llama_affine4_64_f16";
+    let said = quantized_said(case, |config| config["quantization"]["mode"] = json!("int4"));
+    check(&said, &["mode", "int4", "affine"]);
+    let path = "model.layers.0.mlp.up_proj";
+    let said = quantized_said(case, |config| {
+        config["quantization"][path] = json!({"bits": 8, "group_size": 64});
+    });
+    check(&said, &[path, "config.json states", "8"]);
+    let said = quantized_said(case, |config| config["quantization"][path] = json!(false));
+    check(&said, &[path, "not quantized"]);
+    let said = quantized_said(case, |config| {
+        config["quantization"] = json!(null);
+        config["quantization_config"] = json!({"quant_method": "gptq", "bits": 4});
+    });
+    check(&said, &["quant_method", "gptq"]);
+    let said = quantized_said(case, |config| {
+        config["quantization"][path] = json!({"bits": "four", "group_size": 64});
+    });
+    check(&said, &[path, "bits"]);
+}
+
+#[test]
+fn scales_that_are_not_finite_are_refused() {
+    mlx::Device::open().unwrap();
+    let source = goldens().join("quantized/llama_affine4_64_f16");
+    let mut file = mlx::load_safetensors(&source.join("model.safetensors")).unwrap();
+    let name = "model.layers.0.mlp.up_proj.scales";
+    let nan = Array::full(&[1, 1], f32::NAN, file.tensors[name].dtype()).unwrap();
+    let spoiled = file.tensors[name].slice_update(&nan, &[3, 0], &[4, 1]).unwrap();
+    file.tensors.insert(name.into(), spoiled);
+    let dir = tempfile::tempdir().unwrap();
+    mlx::save_safetensors(&dir.path().join("model.safetensors"), &file).unwrap();
+    std::fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    check(&error_of(dir.path()), &[name, "not finite"]);
+}
+
+#[test]
+fn loading_can_be_called_off_and_reports_growing_bytes() {
+    let dir = folder_of(&goldens().join("llama/default"), 1);
+    let source = Source::Folder(dir.path().to_owned());
+    let mut seen = Vec::new();
+    let result = models::load(&source, &LoadOptions::default(), &mut |done, total| {
+        seen.push((done, total));
+        if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(models::Error::Cancelled)));
+    assert!(seen[0].0 < seen[1].0 && seen[1].0 < seen[1].1, "{seen:?}");
+}

@@ -1,0 +1,8 @@
+//! Model families against reference logits, and checkpoints that are not what they should be.
+#![allow(clippy::unwrap_used)]
+
+mod broken;
+mod folder;
+mod goldens;
+mod quantized;
+mod shapes;
