@@ -20,6 +20,9 @@ pub trait Model: fmt::Debug {
     /// MLX refuses an operation.
     fn forward(&self, tokens: &Array, step: &Step, states: &mut [LayerState]) -> Result<Array>;
 
+    /// Bytes of state that one token of one sequence adds, with activations of `dtype_bytes`.
+    fn kv_bytes_per_token(&self, dtype_bytes: usize) -> u64;
+
     /// Hidden states `[.., E]` → logits `[.., V]`.
     ///
     /// # Errors
@@ -82,6 +85,8 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Bytes of weights that one decode step reads.
     pub weight_bytes_per_token: u64,
+    /// Bytes of state that one token of one sequence adds.
+    pub kv_bytes_per_token: u64,
     /// Dtype of activations.
     pub dtype: Dtype,
     /// For example "4-bit affine, group 64"; none if all weights are floats.

@@ -123,6 +123,7 @@ fn build(
         n_parameters: tally.n_parameters,
         weight_bytes: tally.weight_bytes,
         weight_bytes_per_token: tally.weight_bytes - row_only_bytes,
+        kv_bytes_per_token: model.kv_bytes_per_token(dtype.size_bytes()),
         dtype,
         quantization: tally
             .quantization

@@ -67,6 +67,12 @@ impl Attention {
         })
     }
 
+    /// Bytes of keys and values that one token adds.
+    pub fn kv_bytes_per_token(&self, dtype_bytes: usize) -> u64 {
+        let c = &self.config;
+        (2 * c.n_kv_heads * c.head_dim) as u64 * dtype_bytes as u64
+    }
+
     /// The state of this layer before the first token.
     pub fn new_state(&self) -> LayerState {
         LayerState::Kv(KvState::default())

@@ -94,6 +94,10 @@ impl Model for Decoder {
         Ok(h)
     }
 
+    fn kv_bytes_per_token(&self, dtype_bytes: usize) -> u64 {
+        self.layers.iter().map(|block| block.self_attn.kv_bytes_per_token(dtype_bytes)).sum()
+    }
+
     fn logits(&self, hidden: &Array) -> Result<Array> {
         self.lm_head.apply(&self.norm.forward(hidden)?)
     }
