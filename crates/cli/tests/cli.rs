@@ -433,3 +433,87 @@ fn ctrl_c_stops_a_load_a_prefill_and_an_answer() {
         assert!(!rest.contains("error"), "{moment}: {rest}");
     }
 }
+
+/// A chat on a terminal of its own.
+#[cfg(unix)]
+struct Chat {
+    child: Child,
+    terminal: fs::File,
+    seen: String,
+}
+
+#[cfg(unix)]
+impl Chat {
+    fn start(home: &Home, script: Script) -> Self {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let side = || Stdio::from(pty.slave.try_clone().unwrap());
+        let mut command = home.command(&Program::Serve(script), &["run", "tiny"]);
+        command.stdin(side()).stdout(side()).stderr(side());
+        command.env("TERM", "xterm").env_remove("NO_COLOR");
+        Self {
+            child: command.spawn().unwrap(),
+            terminal: fs::File::from(pty.master),
+            seen: String::new(),
+        }
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.terminal.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// What appears up to and including `text`, after what was seen before.
+    fn shows(&mut self, text: &str) -> String {
+        let mut buf = [0; 4096];
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                let rest = self.seen.split_off(at + text.len());
+                return std::mem::replace(&mut self.seen, rest);
+            }
+            let n = self.terminal.read(&mut buf).unwrap_or(0);
+            assert!(n > 0, "the chat ended before {text:?}: {:?}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&buf[..n]));
+        }
+    }
+
+    /// What Ctrl-C does on a terminal in its normal mode.
+    fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Chat {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_chat_goes_on_after_an_answer_was_stopped() {
+    let home = Home::new();
+    let context_tokens = 1 << 30;
+    let script =
+        Script { answer: vec![5, 1, 6, 2], endless: true, context_tokens, ..Script::default() };
+    let mut chat = Chat::start(&home, script);
+    assert!(chat.shows("> ").contains("/help for help"));
+    for _ in 0..2 {
+        chat.types("hi\r");
+        let answer = chat.shows("two");
+        assert!(answer.contains("\x1b[2mone\x1b[0m"), "thinking is dimmed: {answer:?}");
+        chat.interrupt();
+        chat.shows("> ");
+    }
+    chat.types("/help\r");
+    chat.shows("stops an answer");
+    chat.shows("> ");
+    chat.types("not sent\x03");
+    chat.shows("Ctrl-C again or Ctrl-D to leave");
+    chat.shows("> ");
+    chat.types("\x04");
+    assert_eq!(chat.child.wait().unwrap().code(), Some(0));
+    let history = fs::read_to_string(home.dir.path().join("history")).unwrap();
+    assert!(history.contains("hi") && !history.contains("not sent"), "{history:?}");
+}

@@ -180,37 +180,36 @@ fn parse(line: &str) -> Input {
     }
 }
 
-/// The terminal's line editor, with the history of earlier chats where that can be kept.
+/// The terminal's line editor, with the lines of earlier chats where they can be kept.
 struct Editor<'a> {
-    editor: DefaultEditor,
+    /// Oldest first.
+    history: Vec<String>,
     interrupts: &'a Interrupts,
 }
 
 impl<'a> Editor<'a> {
     fn open(interrupts: &'a Interrupts) -> Result<Self> {
-        let config = rustyline::Config::builder().max_history_size(HISTORY_LINES);
-        let editor = config.and_then(|config| DefaultEditor::with_config(config.build()));
-        let editor = editor.map_err(|e| terminal_error(&e))?;
-        let mut editor = Self { editor, interrupts };
+        let mut editor = new_editor(&[])?;
         if let Some(path) = history_path() {
             // There is none before the first chat.
-            let _ = editor.editor.load_history(&path);
+            let _ = editor.load_history(&path);
         }
-        Ok(editor)
+        Ok(Self { history: editor.history().iter().cloned().collect(), interrupts })
     }
 
+    /// A line editor takes over SIGINT for as long as it lives, so each lives for one line.
     fn read(&mut self, prompt: &str) -> Result<Line> {
         self.interrupts.leave_to_editor();
-        let line = self.editor.readline(prompt);
+        let line = new_editor(&self.history)?.readline(prompt);
         self.interrupts.end_process();
         match line {
             Ok(text) => {
                 if !text.trim().is_empty() {
-                    let _ = self.editor.add_history_entry(text.as_str());
+                    self.history.push(text.clone());
                 }
                 Ok(Line::Text(text))
             }
-            Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
+            Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => Ok(Line::Interrupted),
             Err(ReadlineError::Eof) => Ok(Line::End),
             Err(error) => Err(terminal_error(&error)),
         }
@@ -219,13 +218,22 @@ impl<'a> Editor<'a> {
 
 impl Drop for Editor<'_> {
     fn drop(&mut self) {
-        if let Some(path) = history_path() {
-            let folder = path.parent().map(fs::create_dir_all);
-            if !matches!(folder, Some(Err(_))) {
-                let _ = self.editor.save_history(&path);
-            }
+        let Some(path) = history_path() else { return };
+        let folder_is_there = path.parent().is_some_and(|dir| fs::create_dir_all(dir).is_ok());
+        if folder_is_there && let Ok(mut editor) = new_editor(&self.history) {
+            let _ = editor.save_history(&path);
         }
     }
+}
+
+fn new_editor(history: &[String]) -> Result<DefaultEditor> {
+    let config = rustyline::Config::builder().max_history_size(HISTORY_LINES);
+    let editor = config.and_then(|config| DefaultEditor::with_config(config.build()));
+    let mut editor = editor.map_err(|e| terminal_error(&e))?;
+    for line in history {
+        let _ = editor.add_history_entry(line.as_str());
+    }
+    Ok(editor)
 }
 
 fn history_path() -> Option<std::path::PathBuf> {

@@ -24,7 +24,7 @@ const MAX_STDIN_BYTES: u64 = 64 << 20;
 #[derive(Debug, Args)]
 pub struct Run {
     /// Folder in Hugging Face layout, or a name from `offshoot list`
-    #[arg(default_value = DEMO, env = "OFFSHOOT_MODEL")]
+    #[arg(default_value = DEMO)]
     model: String,
     /// What to answer; text from a pipe is appended
     prompt: Option<String>,
