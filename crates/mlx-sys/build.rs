@@ -263,10 +263,18 @@ fn sha256(pin: &str, platform: &Platform) -> String {
     pin.lines()
         .filter_map(|line| line.strip_prefix("wheel "))
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .find(|fields| matches!(fields[..], [package, tag, _] if package == platform.package && tag == platform.tag))
+        .find(|fields| {
+            matches!(
+                fields[..],
+                [package, tag, _] if package == platform.package && tag == platform.tag
+            )
+        })
         .map(|fields| fields[2].to_owned())
         .unwrap_or_else(|| {
-            fail(&format!("MLX_VERSION has no wheel line for {} {}", platform.package, platform.tag))
+            fail(&format!(
+                "MLX_VERSION has no wheel line for {} {}",
+                platform.package, platform.tag
+            ))
         })
 }
 

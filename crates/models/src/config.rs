@@ -247,7 +247,8 @@ impl<'a> Config<'a> {
             },
             other => {
                 let reason = format!(
-                    "'{other}' is not supported; known are default, linear, dynamic, llama3, yarn, longrope"
+                    "'{other}' is not supported; known are default, linear, dynamic, \
+                     llama3, yarn, longrope"
                 );
                 return Err(Error::config("rope_type", reason));
             }

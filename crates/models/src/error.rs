@@ -41,7 +41,9 @@ pub enum Error {
     },
     /// Tensors in the files belong to nothing in the model.
     #[error(
-        "{}: tensors that a model of family {family} does not have: {}", .folder.display(), listed(.names)
+        "{}: tensors that a model of family {family} does not have: {}",
+        .folder.display(),
+        listed(.names)
     )]
     Unused {
         /// The model's folder.

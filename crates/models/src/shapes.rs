@@ -22,8 +22,8 @@ macro_rules! shapes {
 }
 
 shapes! {
-    "qwen3-0.6b", "qwen3-8b", "qwen3-30b-a3b", "qwen3-next-80b-a3b", "qwen3.5-35b-a3b", "glm-4.7-flash",
-    "gpt-oss-20b",
+    "qwen3-0.6b", "qwen3-8b", "qwen3-30b-a3b", "qwen3-next-80b-a3b", "qwen3.5-35b-a3b",
+    "glm-4.7-flash", "gpt-oss-20b",
 }
 
 /// How a shape's random matrices are coded.

@@ -147,7 +147,8 @@ fn proven(path: &str, weight: &Entry, scales: &Entry, n_in: i32) -> Result<Quant
         (Dtype::F32 | Dtype::F16 | Dtype::BF16, 1..=6 | 8, 32 | 64 | 128) => QuantMode::Affine,
         (dtype, ..) => {
             let reason = format!(
-                "{bits} bits in groups of {group_size} with {dtype:?} scales is no quantization that MLX knows"
+                "{bits} bits in groups of {group_size} with {dtype:?} scales is no quantization \
+                 that MLX knows"
             );
             return Err(weight.error(path, reason));
         }
