@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::{cargo, tidy};
 
 /// The release that `cargo xtask deny` installs.
-const CARGO_DENY_VERSION: &str = "0.18.9";
+const CARGO_DENY_VERSION: &str = "0.20.2";
 
 struct Step {
     name: &'static str,
