@@ -40,6 +40,19 @@ pub struct Engine {
     running: Vec<Sequence>,
 }
 
+fn open(backend: Option<&str>) -> Result<Device> {
+    let named = match backend {
+        None => return Ok(Device::open()?),
+        Some("cpu") => Backend::Cpu,
+        Some("cuda") => Backend::Cuda,
+        Some("metal") => Backend::Metal,
+        Some(name) => {
+            return Err(Error::caller(format!("backend '{name}' is none of cpu, cuda, metal")));
+        }
+    };
+    Ok(Device::open_backend(named)?)
+}
+
 /// What can be said of the device without a model.
 ///
 /// # Errors
@@ -60,17 +73,22 @@ impl Engine {
     ///
     /// # Errors
     /// The library is of another release, or the driver does not answer.
-    pub fn probe() -> Result<DeviceInfo> {
-        describe(&Device::open()?)
+    pub fn probe(backend: Option<&str>) -> Result<DeviceInfo> {
+        describe(&open(backend)?)
     }
 
-    /// Opens the device and loads a model.
+    /// Opens the device and loads a model. `backend` is cpu, cuda or metal; none takes the best one
+    /// that the library has.
     ///
     /// # Errors
     /// The caller's if the model is unknown or broken, the world's if memory or the device is
     /// missing.
-    pub fn load(request: &LoadRequest, progress: Progress<'_>) -> Result<Self> {
-        let device = Device::open()?;
+    pub fn load(
+        request: &LoadRequest,
+        backend: Option<&str>,
+        progress: Progress<'_>,
+    ) -> Result<Self> {
+        let device = open(backend)?;
         let source = match &request.source {
             ModelSource::Folder { path } => Source::Folder(PathBuf::from(path)),
             ModelSource::Shape { name, quantization, n_layers } => Source::Shape {

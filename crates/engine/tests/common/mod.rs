@@ -11,7 +11,9 @@ pub fn engine() -> Engine {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/quantized/qwen3_affine8_32_tied");
     let path = folder.to_str().unwrap().to_owned();
     let request = LoadRequest { source: ModelSource::Folder { path } };
-    Engine::load(&request, &mut |_, _| ControlFlow::Continue(())).map_err(|e| e.message).unwrap()
+    Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()))
+        .map_err(|e| e.message)
+        .unwrap()
 }
 
 pub fn request(id: u64, prompt: &[u32], max_tokens: u32) -> GenerateRequest {

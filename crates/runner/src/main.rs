@@ -1,0 +1,109 @@
+//! `offshoot-runner`: one process per loaded model. It owns MLX; `offshoot` starts it and talks
+//! to it over its standard input. Started by hand it only says so.
+
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use protocol::{
+    BenchRequest, BenchResult, DeviceInfo, Event, GenerateRequest, LoadRequest, LogitsRequest,
+    ModelInfo, RequestId, Timings, Usage,
+};
+use runner::{EngineError, Outcome, RunError, StepOutcome};
+
+fn main() -> ExitCode {
+    let channel = match runner::inherited() {
+        Ok(channel) => channel,
+        Err(error) => return fail(error),
+    };
+    let build = env!("CARGO_PKG_VERSION");
+    match runner::run(channel.reader, channel.writer, build, Loader { backend: backend() }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(RunError::Reported(_)) => ExitCode::FAILURE,
+        Err(error) => fail(error),
+    }
+}
+
+fn fail(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// The backend that `offshoot` asks for; none leaves the choice to the library.
+fn backend() -> Option<String> {
+    std::env::var("OFFSHOOT_BACKEND").ok().filter(|name| !name.is_empty() && name != "auto")
+}
+
+struct Loader {
+    backend: Option<String>,
+}
+
+impl runner::Loader for Loader {
+    type Engine = Engine;
+
+    fn probe(&mut self) -> Result<DeviceInfo, EngineError> {
+        engine::Engine::probe(self.backend.as_deref()).map_err(told)
+    }
+
+    fn load(
+        self,
+        request: &LoadRequest,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Engine, EngineError> {
+        let engine = engine::Engine::load(request, self.backend.as_deref(), progress);
+        engine.map(Engine).map_err(told)
+    }
+}
+
+/// The engine as the loop sees it.
+struct Engine(engine::Engine);
+
+impl runner::Engine for Engine {
+    fn info(&self) -> ModelInfo {
+        self.0.info()
+    }
+
+    fn submit(&mut self, request: GenerateRequest) -> Result<(), EngineError> {
+        self.0.submit(request).map_err(told)
+    }
+
+    fn cancel(&mut self, id: RequestId) -> (Usage, Timings) {
+        self.0.cancel(id)
+    }
+
+    fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<StepOutcome, EngineError> {
+        match self.0.step(emit) {
+            Ok(true) => Ok(StepOutcome::Busy),
+            Ok(false) => Ok(StepOutcome::Idle),
+            Err(error) => Err(told(error)),
+        }
+    }
+
+    fn logits(
+        &mut self,
+        request: &LogitsRequest,
+        rows: &mut dyn FnMut(u32, &[f32]),
+        should_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome<()>, EngineError> {
+        self.0.logits(request, rows, should_stop).map(ended).map_err(told)
+    }
+
+    fn bench(
+        &mut self,
+        request: &BenchRequest,
+        should_stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome<BenchResult>, EngineError> {
+        self.0.bench(request, should_stop).map(ended).map_err(told)
+    }
+}
+
+fn ended<T>(outcome: engine::Outcome<T>) -> Outcome<T> {
+    match outcome {
+        engine::Outcome::Done(result) => Outcome::Done(result),
+        engine::Outcome::Stopped => Outcome::Stopped,
+    }
+}
+
+fn told(error: engine::Error) -> EngineError {
+    let engine::Error { fault, message } = error;
+    EngineError { fault, message }
+}
