@@ -1,6 +1,6 @@
 """Endless training batches: worker processes write conversations, tokenize and sort them by length.
 
-A batch is `[rows, length]` uint16: the token id, and in bit 15 whether the loss counts it in full.
+A batch is `[rows, length]` uint16: the token id; bit 15: the loss counts it in full; bit 14: not at all.
 Rows hold one conversation each, from position 0, so every architecture can train on them.
 """
 
@@ -11,25 +11,27 @@ import random
 import numpy as np
 
 LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
-LOSS_BIT = 1 << 15
+FULL, NONE = 1 << 15, 1 << 14
 # token budgets of conversations and their share of all tokens once the curriculum is complete
-SPANS = ((30, 90, 0.10), (90, 260, 0.22), (260, 700, 0.22), (700, 1500, 0.16), (1500, 2700, 0.14), (2700, 3900, 0.16))
+SPANS = ((30, 90, 0.10), (90, 260, 0.20), (260, 700, 0.20), (700, 1500, 0.14), (1500, 2700, 0.14), (2700, 4000, 0.22))
 CHARS_PER_TOKEN = 3.0
 
 
-def loss_mask(ids, marks):
-    """True for what the assistant writes: its text and `<|im_end|>`, not the empty think block."""
+def loss_bits(ids, marks):
+    """FULL for what the assistant writes: its text and `<|im_end|>`. NONE for the empty think block,
+    which the template writes: whether to think is the prompt's choice, never the model's."""
     im_start, im_end, assistant, think, end_think, two_newlines = marks
-    mask = np.zeros(len(ids), dtype=bool)
+    bits = np.zeros(len(ids), dtype=np.uint16)
     ends = np.flatnonzero(ids == im_end)
     starts = np.flatnonzero((ids[:-1] == im_start) & (ids[1:] == assistant))
     for s in starts:
         end = ends[np.searchsorted(ends, s)] + 1
         first = s + 3
         if ids[first + 1] == two_newlines:
+            bits[first : first + 4] = NONE
             first += 4
-        mask[first:end] = True
-    return mask
+        bits[first:end] = FULL
+    return bits
 
 
 def marks_of(tok):
@@ -41,7 +43,7 @@ def marks_of(tok):
 
 def draw_budget(r, progress):
     """Characters for one conversation; long ones come in as training goes on."""
-    limit = 300 if progress < 0.04 else 800 if progress < 0.12 else 1600 if progress < 0.22 else 4000
+    limit = 300 if progress < 0.04 else 800 if progress < 0.12 else 1600 if progress < 0.22 else 9999
     while True:
         x = r.random() * TOTAL
         for low, high, weight in WEIGHTS:
@@ -90,10 +92,8 @@ def worker(tokenizer_file, seed, rows_tokens, progress, queue):
             if len(ids) > LENGTHS[-1]:
                 continue
             length = next(n for n in LENGTHS if len(ids) <= n)
-            row = np.zeros(length, dtype=np.uint16)
-            row[: len(ids)] = ids | (loss_mask(ids, marks).astype(np.uint16) << 15)
-            if len(ids) < length:  # padding: id of <|endoftext|>, never a target
-                row[len(ids) :] = 0x7FFF
+            row = np.full(length, NONE, dtype=np.uint16)  # padding: any token, never a target
+            row[: len(ids)] = ids | loss_bits(ids, marks)
             waiting[length].append(row)
             if len(waiting[length]) == max(1, rows_tokens // length):
                 queue.put(np.stack(waiting[length]))

@@ -16,7 +16,8 @@ from talkgen import compose, facts, offshoot, talk, tasks, tools
 from talkgen.conversation import Conv
 from talkgen.grammar import expand, pick
 
-CHARS_PER_TOKEN = 4.2  # of the talk between, mostly long words
+TOKENIZER = None  # set by main; distances are measured in its tokens
+LONGEST = 3900  # prompts stay below the trained context
 
 
 def fresh(seed, system=None):
@@ -59,16 +60,18 @@ def recall(n_facts, tokens, ask=facts.ask, before=None):
             c.facts[k] = v
             c.user(t, v=v)
             c.bot("Noted.")
-        told = c.size
-        while c.size - told < tokens * CHARS_PER_TOKEN:
+        between = 0
+        while between < tokens:
+            first = len(c.msgs)
             if tokens > 400 and c.r.random() < 0.5:
                 known = dict(c.facts)
-                text = facts.filler(c.r, c.r.randrange(300, 2500))
+                text = facts.filler(c.r, c.r.randrange(300, 1500))
                 c.raw_user(pick(c.r, ("Please read this: {t}", "{t}", "Some notes:\n\n{t}")).replace("{t}", text))
                 c.bot("Okay, I have read it.")
                 assert known == c.facts
             else:
                 pick(c.r, (offshoot.qa, talk.small, talk.unknown, tasks.count))(c)
+            between += sum(len(TOKENIZER(m["content"])["input_ids"]) + 8 for m in c.msgs[first:])
         if before:
             before(c)
         drop_checks(c)
@@ -88,6 +91,7 @@ def styled(style):
             if style == "persona":
                 c.persona = c.v.name()
                 c.system = pick(c.r, compose.PERSONA).replace("{n}", c.persona)
+                c.test = False  # all question forms; the name is held out
                 offshoot.qa(c, offshoot.BY_ID["who"])
                 return c
             compose._style(c, parts)
@@ -136,7 +140,7 @@ def thinking_recall(seed):
 
 
 SKILLS = {
-    "recall near": recall(1, 30), "recall 500 tokens back": recall(1, 500), "recall 1500 tokens back": recall(1, 1500), "recall 3000 tokens back": recall(1, 3000),
+    "recall near": recall(1, 30), "recall 500 tokens back": recall(1, 500), "recall 1500 tokens back": recall(1, 1500), "recall 3000 tokens back": recall(1, 2900),
     "recall one of 5 facts": recall(5, 100), "recall one of 8, 1500 back": recall(8, 1500), "recall two facts at once": recall(3, 60, facts.ask_several),
     "recall after update": recall(2, 60, facts.ask, facts.update), "all facts": recall(4, 30, facts.ask_all), "not told": recall(2, 60, facts.ask_missing),
     "one of several people": one(facts.people), "facts as JSON": recall(3, 60, facts.as_json), "recall with thinking": thinking_recall,
@@ -215,7 +219,9 @@ def prompts(n, seed):
             at, kind, want, short = c.checks[-1]
             thinking = getattr(c, "thinking", False)
             tools_ = [t.schema for t in c.tools] if c.tools else None
-            yield skill, kind, want, short, render(c.system, tools_, c.msgs, thinking, at)
+            prompt = render(c.system, tools_, c.msgs, thinking, at)
+            if len(prompt) < LONGEST * 2 or len(TOKENIZER(prompt)["input_ids"]) <= LONGEST:
+                yield skill, kind, want, short, prompt
 
 
 def generate(model, tok, texts, batch_tokens, max_new):
@@ -223,7 +229,9 @@ def generate(model, tok, texts, batch_tokens, max_new):
     ids = [tok(t)["input_ids"] for t in texts]
     order, out = sorted(range(len(ids)), key=lambda i: len(ids[i])), [None] * len(ids)
     while order:
-        size = max(1, batch_tokens // (len(ids[order[min(len(order), 512) - 1]]) + max_new))
+        size = 1
+        while size < min(len(order), 512) and (size + 1) * (len(ids[order[size]]) + max_new) <= batch_tokens:
+            size += 1
         part, order = order[:size], order[size:]
         width = max(len(ids[i]) for i in part)
         pad = tok.pad_token_id
@@ -252,7 +260,8 @@ def main():
         for k in [k for k in SKILLS if args.only not in k]:
             del SKILLS[k]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tok = AutoTokenizer.from_pretrained(args.model)
+    global TOKENIZER
+    tok = TOKENIZER = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16 if device == "cuda" else torch.float32).to(device).eval()
     cases, start = list(prompts(args.n, args.seed)), time.time()
     with torch.no_grad():

@@ -40,9 +40,10 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(params, list(updates.unbind()), alpha=-scale)
 
 
-def optimizers(model, lr_muon, lr_adam):
-    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+def optimizers(named, lr_muon, lr_adam):
+    """`named` holds (name, parameter) pairs; the tied embedding counts as everything else."""
+    inner = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     ids = {id(p) for p in inner}
-    rest = [p for p in model.parameters() if id(p) not in ids]
+    rest = [p for _, p in named if id(p) not in ids]
     adam = torch.optim.AdamW(rest, lr=lr_adam, betas=(0.9, 0.98), eps=1e-10, weight_decay=0.0, fused=rest[0].is_cuda)
     return [Muon(inner, lr=lr_muon), adam]

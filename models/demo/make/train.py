@@ -28,9 +28,9 @@ def options():
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--init", type=Path, help="continue from this model instead of random weights")
     p.add_argument("--minutes", type=float, default=5)
-    p.add_argument("--workers", type=int, default=14)
-    p.add_argument("--rows-tokens", type=int, default=65536, help="tokens in one micro-batch")
-    p.add_argument("--accumulate", type=int, default=3)
+    p.add_argument("--workers", type=int, default=11)
+    p.add_argument("--rows-tokens", type=int, default=98304, help="tokens in one micro-batch")
+    p.add_argument("--accumulate", type=int, default=2)
     p.add_argument("--lr-muon", type=float, default=0.02)
     p.add_argument("--lr-adam", type=float, default=0.003)
     p.add_argument("--decay", type=float, default=0.45, help="last share of the time, falling to zero")
@@ -46,12 +46,32 @@ def build(args, device):
 
     torch.manual_seed(args.seed)
     config = AutoConfig.for_model(**json.loads(args.config.read_text()))
-    if args.init:
+    if args.init:  # its own config leads
         model = AutoModelForCausalLM.from_pretrained(args.init, dtype=torch.float32, attn_implementation="sdpa")
     else:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     model.config.use_cache = False
     return model.to(device).train()
+
+
+class Masters:
+    """f32 copies that the optimizers change; the model itself computes in bf16, as it will be used."""
+
+    def __init__(self, model):
+        self.params = list(model.parameters())
+        self.named = [(n, torch.nn.Parameter(p.detach().float().clone())) for n, p in model.named_parameters()]
+        self.copies = [m for _, m in self.named]
+        model.to(torch.bfloat16)
+
+    def take_gradients(self):
+        for m, p in zip(self.copies, self.params):
+            m.grad = p.grad.float()
+            p.grad = None
+        torch.nn.utils.clip_grad_norm_(self.copies, 1.0)
+
+    @torch.no_grad()
+    def give_weights(self):
+        torch._foreach_copy_(self.params, self.copies)
 
 
 def head_loss(hidden, weight, targets, weights):
@@ -62,12 +82,9 @@ def head_loss(hidden, weight, targets, weights):
 
 def unpack(rows, other):
     """`[rows, length]` uint16 → inputs, targets and loss weights (padding weighs nothing)."""
-    rows = rows.to(torch.int32)
-    pad = rows == 0x7FFF
-    ids = torch.where(pad, torch.zeros_like(rows), rows & 0x7FFF).long()
-    full = rows >= data.LOSS_BIT
-    weights = torch.where(full, 1.0, other) * ~pad
-    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights[:, 1:].contiguous(), full[:, 1:]
+    ids = (rows & (data.NONE - 1)).long()
+    weights = torch.where(rows >= data.FULL, 1.0, other) * (rows & data.NONE == 0)
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights[:, 1:].contiguous()
 
 
 class Batches:
@@ -94,7 +111,7 @@ class Batches:
         return rows
 
 
-def save(model, args, minutes_of, tokens):
+def save(model, args):
     out = args.out
     out.mkdir(parents=True, exist_ok=True)
     model.config.use_cache = True
@@ -102,12 +119,11 @@ def save(model, args, minutes_of, tokens):
     tok = json.loads((args.files / "tokenizer.json").read_text())
     ids = {t["content"]: t["id"] for t in tok["added_tokens"]}
     model.config.eos_token_id, model.config.pad_token_id = ids["<|im_end|>"], ids["<|endoftext|>"]
-    half = model.to(torch.bfloat16)
-    half.config.dtype = torch.bfloat16
-    g = half.generation_config
+    model.config.dtype = torch.bfloat16
+    g = model.generation_config
     g.bos_token_id, g.eos_token_id, g.pad_token_id = None, [ids["<|im_end|>"], ids["<|endoftext|>"]], ids["<|endoftext|>"]
     g.do_sample, g.temperature, g.top_p, g.top_k = True, 0.6, 0.9, 20
-    half.save_pretrained(out)
+    model.save_pretrained(out)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (args.files / name).resolve() != (out / name).resolve():
             shutil.copy(args.files / name, out / name)
@@ -121,7 +137,8 @@ def main():
     torch.set_float32_matmul_precision("high")
     model = build(args, device)
     n_params = sum(p.numel() for p in model.parameters())
-    opts = optimizers(model, args.lr_muon, args.lr_adam)
+    masters = Masters(model)
+    opts = optimizers(masters.named, args.lr_muon, args.lr_adam)
     base = [[g["lr"] for g in o.param_groups] for o in opts]
     loss_fn = head_loss
     if device == "cuda" and not args.no_compile:
@@ -143,17 +160,16 @@ def main():
         micro = [unpack(batches.next(), args.other) for _ in range(args.accumulate)]
         total = sum(m[2].sum() for m in micro)
         step_loss = 0.0
-        for ids, targets, weights, _ in micro:
-            with torch.autocast(device, dtype=torch.bfloat16):
-                hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-                loss = loss_fn(hidden, model.lm_head.weight, targets, weights) / total
+        for ids, targets, weights in micro:
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+            loss = loss_fn(hidden, model.lm_head.weight, targets, weights) / total
             loss.backward()
             step_loss = step_loss + loss.detach()
             tokens += ids.numel()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        masters.take_gradients()
         for o in opts:
             o.step()
-        model.zero_grad(set_to_none=True)
+        masters.give_weights()
         step += 1
         if step % 25 == 0 or step < 4:
             seconds = time.time() - start
@@ -162,7 +178,7 @@ def main():
             lines.append(line)
             if step % 100 == 0 or step < 4:
                 print(json.dumps(line), flush=True)
-    save(model, args, args.minutes, tokens)
+    save(model, args)
     (args.out / "train_log.jsonl").write_text("\n".join(json.dumps(x) for x in lines) + "\n")
     print(f"saved after {step} steps, {tokens / 1e6:.0f} M tokens, {batches.again} batches seen again", flush=True)
 

@@ -5,10 +5,10 @@ from .conversation import Conv
 from .grammar import expand, fill, pick
 from .words import filler
 
-MIX = ((offshoot.qa, 27), (talk.small, 12), (talk.unknown, 11), (talk.knowledge, 3), (facts.tell, 9), (facts.tell_pet, 2), (facts.no_pet, 0.7), (facts.ask, 11),
-       (facts.ask_several, 2), (facts.ask_missing, 5), (facts.ask_all, 1.5), (facts.update, 2.5), (facts.yes_no, 1.5), (facts.as_json, 2.5), (facts.people, 3),
-       (facts.said_before, 1), (tasks.count, 4), (tasks.math, 4), (tasks.spell, 3), (tasks.repeat, 4), (tasks.listing, 2.5), (tasks.own_list, 2), (tasks.order, 2), (tasks.make_json, 4))
-RECALL = ((facts.tell, 10), (facts.tell_pet, 2), (facts.ask, 16), (facts.ask_several, 3), (facts.ask_missing, 4), (facts.ask_all, 2), (facts.update, 4), (facts.yes_no, 2),
+MIX = ((offshoot.qa, 27), (talk.small, 12), (talk.unknown, 11), (talk.knowledge, 3), (facts.tell, 9), (facts.intro, 2), (facts.remember, 2), (facts.tell_and_ask, 1), (facts.tell_pet, 2), (facts.no_pet, 0.7), (facts.ask, 11),
+       (facts.ask_several, 2), (facts.ask_missing, 5), (facts.ask_all, 3), (facts.update, 3.5), (facts.yes_no, 1.5), (facts.as_json, 3), (facts.people, 3),
+       (facts.said_before, 1), (tasks.count, 5), (tasks.math, 6.5), (tasks.spell, 5), (tasks.repeat, 5.5), (tasks.listing, 2.5), (tasks.own_list, 2.5), (tasks.order, 2), (tasks.make_json, 4))
+RECALL = ((facts.tell, 10), (facts.intro, 3), (facts.remember, 2.5), (facts.tell_and_ask, 1.5), (facts.tell_pet, 2), (facts.ask, 16), (facts.ask_several, 3), (facts.ask_missing, 4), (facts.ask_all, 4), (facts.update, 5), (facts.yes_no, 2),
           (facts.as_json, 3), (facts.people, 4), (offshoot.qa, 4), (talk.small, 3), (talk.unknown, 2), (tasks.count, 1), (tasks.repeat, 1), (tasks.math, 1), (facts.said_before, 1))
 ONEWORD = ((facts.tell, 6), (facts.ask, 10), (facts.ask_missing, 2), (facts.yes_no, 4), (talk.knowledge, 5), (tasks.math, 4), (talk.small, 3), (offshoot.qa, 5), (tasks.order, 2), (talk.unknown, 2), (facts.people, 2))
 
@@ -112,6 +112,8 @@ def conversation(r, budget_chars, test=False, thinking=None):
     p_long = 0.3 if budget_chars > 3000 else 0.12 if budget_chars > 1200 else 0.02
     if recall and budget_chars > 2000 and not c.facts:
         facts.tell(c)
+    if c.persona and r.random() < 0.45 and c.style != "oneword":
+        offshoot.qa(c, offshoot.BY_ID["who"])
     for _ in range(200):
         if c.size >= budget_chars and c.msgs:
             break
@@ -120,8 +122,8 @@ def conversation(r, budget_chars, test=False, thinking=None):
             if y < 0.62:
                 tools.use(c)
                 continue
-            if y < 0.7:
-                (tools.missing_tool if y < 0.685 else tools.list_tools)(c)
+            if y < 0.68:
+                (tools.missing_tool if y < 0.66 else tools.list_tools)(c)
                 continue
         fn = choose(r)
         if with_tools and fn in (talk.unknown, tasks.math):

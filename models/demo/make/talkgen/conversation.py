@@ -79,8 +79,8 @@ class Conv:
         text = fill(text, slots)
         if not raw:
             text = self.styled(text, short)
-        if think:
-            think = fill(expand(self.r, think), slots)
+        think = think or "[A simple message.|This is easy.] I answer it."
+        think = fill(expand(self.r, think), slots)
         self.msgs.append({"role": "assistant", "content": text, "think": think})
         if check:
             self.checks.append((len(self.msgs) - 1, *check, short))

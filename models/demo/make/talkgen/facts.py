@@ -249,12 +249,80 @@ def _ack(c, pairs):
         return
     if r.random() < 0.25 or (len(pairs) > 2 and r.random() < 0.4):
         c.bot("[Noted|Okay, noted|Got it|Okay, I will remember that|Thank you, I will remember that|All right].", short="Noted",
-              think="The user tells me [something|a fact]. I should remember it.")
+              think="I should remember: {w}.", w=", ".join(f"{k.key} {v}" for k, v in pairs))
         return
     s = " ".join(plain(k, v) for k, v in pairs)
     joined = [lower_first(plain(k, v)[:-1]) for k, v in pairs]
     t = joined[0] if len(joined) == 1 else ", ".join(joined[:-1]) + " and " + joined[-1]
-    c.bot(pick(r, ACK), s=s, t=t, short="Noted", think="The user tells me that {t}. I should remember it.")
+    c.bot(pick(r, ACK), s=s, t=t, short="Noted", think="I should remember: {w}.", w=", ".join(f"{k.key} {v}" for k, v in pairs))
+
+
+def _named(key):
+    return next(k for k in KEYS if k.key == key and k.owner == "my")
+
+
+INTRO = ("I'm {name}", "I am {name}", "my name is {name}", "My name is {name}", "[Hi|Hello|Hey], I'm {name}", "[Hi|Hello|Hey][!|,|.] I am {name}", "[Hi|Hello|Hey][!|,|.] My name is {name}", "This is {name}", "{name} here")
+INTRO_PARTS = {
+    "age": (", {age} years old", ", {age}", " and I am {age} years old", ", I'm {age}", " and I'm {age}", ", aged {age}", ". I am {age} years old"),
+    "city": (" from {city}", ", from {city}", ", I live in {city}", " and I live in {city}", ", living in {city}", ". I live in {city}", " and I am from {city}", ", based in {city}"),
+    "job": (", a {job}", ", and I work as a {job}", " and I am a {job}", ". I work as a {job}", ", I work as a {job}", ". I'm a {job}", " and I'm a {job}"),
+    "hobby": (" and I like {hobby}", ". I like {hobby}", ", and my hobby is {hobby}"),
+    "favourite colour": (" and my favourite colour is {favourite colour}", ". My favourite colour is {favourite colour}"),
+    "favourite food": (" and I love {favourite food}", ". My favourite food is {favourite food}"),
+}
+
+
+def intro(c):
+    """Somebody introduces themselves in one breath: "I'm Ada, 34, from Oslo"."""
+    r = c.r
+    parts = r.sample(tuple(INTRO_PARTS), 1 + int(r.random() * 3))
+    keys = [_named("name")] + [_named(p) for p in parts]
+    if any(k.noun == q.noun for k in keys for q in c.facts):
+        return tell(c)
+    slots, text = {}, pick(r, INTRO) if r.random() < 0.85 else "I am {name}"
+    for k, part in zip(keys, ["name"] + parts):
+        v = draw(c, k)
+        slots[part] = v
+        _remember(c, k, v)
+        if part != "name":
+            text += pick(r, INTRO_PARTS[part])
+    c.user(text + pick(r, (".", ".", "", "!")), **slots)
+    _ack(c, [(k, c.facts[k]) for k in keys])
+
+
+def remember(c):
+    """"Remember the number 48213": the kind of thing is the only name it has."""
+    r = c.r
+    noun, kind = pick(r, (("number", "digits"), ("number", "digits"), ("word", "word"), ("word", "made"), ("code", "code"), ("name", "name"), ("city", "city"), ("colour", "colour"), ("date", "date"), ("phrase", "phrase"), ("password", "code")))
+    k = Key(noun, "the", kind)
+    if any(q.noun == noun for q in c.facts):
+        return ask(c)
+    v = draw(c, k)
+    _remember(c, k, v)
+    bare = noun in ("number", "word", "city") and r.random() < 0.3
+    c.user("[Remember|Note|Please remember|Keep in mind][:|] {v}[.|]" if bare else pick(r, ("[Please remember|Remember|Memorise|Keep in mind|Note|Don't forget|Can you remember] [the|this] {n}[:|] {v}", "[Please remember|Remember|Memorise|Keep|Note] the {n} {v}[.|]",
+                    "The {n} to remember is {v}.", "I give you a {n}: {v}", "Remember this {n}: {v}")), n=noun, v=v)
+    c.bot("[Okay|Noted|Got it|All right][, I will remember|. I will remember|:] the {n} {v}.", n=noun, v=v, short="Noted", think="I should remember the {n} {v}.")
+    for _ in range(1 + int(r.random() * 2)):
+        if r.random() < 0.5:
+            distract_hook(c)
+        c.user("[What|Which] {n} [did I tell you to remember|should you remember|did I give you|did I ask you to remember|did I tell you|do you remember]?" if r.random() < 0.75 else
+               "[What did I tell you to remember?|What should you remember?|What was the {n}?|What is the {n}?|Tell me the {n}.]", n=noun)
+        c.bot("[The {n} is {v}.|You told me to remember the {n} {v}.]", n=noun, v=v, short=v, think="The {n} to remember: {v}.", check=("recall", v))
+        if r.random() < 0.6:
+            break
+
+
+def tell_and_ask(c):
+    """A fact and a question in the same message."""
+    r = c.r
+    k = new_key(c)
+    v = draw(c, k)
+    t, v = tell_text(c, k, v)
+    _remember(c, k, v)
+    asked = pick(r, list(c.facts)) if r.random() < 0.4 else k
+    c.user(t.rstrip(".") + ". " + ask_text(c, asked), v=v)
+    c.bot(say(c, asked, c.facts[asked]), _fill=False, short=c.facts[asked], think=f"The answer is in the conversation: {c.facts[asked]}.", check=("recall", c.facts[asked]))
 
 
 def tell_pet(c):
@@ -297,6 +365,9 @@ def ask_text(c, k):
     if k.called and r.random() < 0.75:
         return pick(r, CALLED_ASK).replace("{k}", k.key)
     t = expand(r, pick(r, GENERIC_ASK))
+    if r.random() < 0.1 and not k.called and k.key not in _HAVE_COLOUR:  # "my secret word" for "the secret word"
+        swapped = ("my " if k.mine.startswith("the ") else "the ") + k.noun
+        return (swapped[0].upper() + swapped[1:] + t[3:]) if t.startswith("{m}") else t.replace("{m}", swapped)
     if t.startswith("{m}"):
         return k.mine[0].upper() + k.mine[1:] + t[3:]
     return t.replace("{m}", k.mine)
@@ -308,12 +379,12 @@ def ask(c):
         return ask_missing(c) if c.r.random() < 0.5 else tell(c)
     r = c.r
     keys = list(c.facts)
-    k = pick(r, keys)
+    k = pick(r, keys[:3]) if r.random() < 0.35 else pick(r, keys)
     v = c.facts[k]
     c.maybe_once(0.08)
     c.user(ask_text(c, k))
     c.bot(say(c, k, v), _fill=False, short=v, think=pick(r, (
-        f"The user asks for {k.yours}. They told me: {v}.", f"I look back for {k.yours}: it is {v}.")), check=("recall", v))
+        f"The user asks for {k.key}. They told me: {v}.", f"I look back for {k.key}: it is {v}.")), check=("recall", v))
 
 
 def ask_several(c):
@@ -327,10 +398,10 @@ def ask_several(c):
     if r.random() < 0.5:
         text = qa + " " + qb
     else:
-        text = expand(r, f"[What are|Tell me|Do you remember] {a.mine} and {b.mine}?")
+        text = expand(r, f"[What are {a.mine} and {b.mine}?|Tell me {a.mine} and {b.mine}.|Do you remember {a.mine} and {b.mine}?]")
     c.user(text)
     c.bot(plain(a, c.facts[a]) + " " + plain(b, c.facts[b]), _fill=False, check=("recall2", [c.facts[a], c.facts[b]]),
-          think=f"Two questions. {a.yours[0].upper() + a.yours[1:]}: {c.facts[a]}; {b.yours}: {c.facts[b]}.")
+          think=f"Two questions. {a.key}: {c.facts[a]}; {b.key}: {c.facts[b]}.")
 
 
 def ask_missing(c):
@@ -341,12 +412,14 @@ def ask_missing(c):
         c.once = None
     c.user(ask_text(c, k))
     y = MISSING_SPECIAL.get(k.key, k.yours)
-    c.bot(pick(r, MISSING), y=y, short="Unknown", think="The user asks for {y}, but [they have not told me|I find nothing about it].",
+    c.bot(pick(r, MISSING), y=y, short="Unknown", think="The user asks for {y}, but [they have not told me|I find nothing about it].".replace("{y}", k.key),
           check=("missing", "not told"))
 
 
 def ask_all(c):
     r = c.r
+    if len(c.facts) > 7:
+        return ask_several(c)
     c.user("[What do you know about me?|What have I told you so far?|What do you remember?|List everything you know about me.|"
            "What did I tell you?|Tell me everything you remember about me.|Summarise what I told you.|What do you know about me so far?]")
     if not c.facts:
@@ -370,13 +443,21 @@ def update(c):
                  f"[Update|Correction]: {m} is {{v}} now.", f"{m[0].upper() + m[1:]} has changed to {{v}}.",
                  f"Forget what I said: {m} is {{v}}.", f"{m[0].upper() + m[1:]} is now {{v}}."))
     if k.key in TELL and r.random() < 0.3:
-        t = "[Actually|Sorry], " + lower_first(expand(r, pick(r, TELL[k.key][1:])))
+        t = "[Actually|Sorry|Actually|No|Wait][,|] " + lower_first(expand(r, pick(r, TELL[k.key][1:])))
+    if k.key == "age" and r.random() < 0.4:
+        t = "[Actually I'm {v}|I'm {v} now|I am {v} now|No, I'm {v}|Sorry, I'm {v}, not {o}|I had a birthday, I am {v} now][.|]"
+    elif k.key == "city" and r.random() < 0.4:
+        t = "[I moved to {v}|I live in {v} now|I have moved, I live in {v} now|Actually I live in {v}|I moved, now I live in {v}][.|]"
+    elif k is list(c.facts)[-1] and r.random() < 0.25:
+        t = "[No, it is|Sorry, it is|It is now|Actually it is|I meant|Wait, it is] {v}[.|]"
+    elif r.random() < 0.2:
+        t = "[I moved|It changed|Something changed|I have news|We changed it|I made a mistake|Oh no|Wait][,|.|:] " + f"{m} is [now |]{{v}}[ now|]."
     c.user(t, v=v, o=old)
     _remember(c, k, v)
     c.old[k] = old
     s = plain(k, v)
     c.bot(pick(r, ("[Okay|Noted|Got it|Thanks for the correction|I have changed it]: {s}", "Okay, {t} now.", "Noted: {t}[ now|], not {o}.")),
-          s=s, t=lower_first(s[:-1]), o=old, short="Noted", think="The user changes {y} from {o} to {v}.".replace("{y}", k.yours).replace("{v}", v))
+          s=s, t=lower_first(s[:-1]), o=old, short="Noted", think="The user changes {y} from {o} to {v}.".replace("{y}", k.key).replace("{v}", v))
 
 
 def yes_no(c):
@@ -391,7 +472,7 @@ def yes_no(c):
     c.user(pick(r, (f"Is {k.mine} {{g}}?", f"{k.mine[0].upper() + k.mine[1:]} is {{g}}, right?", f"Did I say {k.mine} is {{g}}?")), g=guess)
     s = lower_first(plain(k, v))
     c.bot(("Yes, " if right else "No, ") + s, _fill=False, short="Yes" if right else "No", check=("recall", "Yes" if right else v),
-          think=f"They told me {k.yours}: {v}. The user says {guess}: {'the same' if right else 'different'}.")
+          think=f"They told me {k.key}: {v}. The user says {guess}: {'the same' if right else 'different'}.")
 
 
 def as_json(c):
@@ -447,7 +528,8 @@ def people(c):
         if r.random() < 0.8:
             who = pick(r, list(table))
             c.maybe_once(0.05)
-            c.user(q, n=who)
+            asked = who.lower() if r.random() < 0.25 and not c.test else who
+            c.user(pick(r, (q, q, "[And|Tell me][,|:|] " + lower_first(q))), n=asked)
             c.bot(a, n=who, v=table[who], short=table[who], think="{n}: {v}.", check=("recall", table[who]))
         else:
             who = c.v.name()
@@ -478,7 +560,7 @@ def long_text(c, limit):
         v = c.facts[k]
         q = ask_text(c, k)
         c.user(pick(r, ("{t}\n\n{q}", "{q}\n\n{t}", "Read this: {t}\n\nNow: {q}", "{t} {q}", "Ignore this text: {t}\n\n{q}")), t=text, q=q, _noise=False)
-        c.bot(say(c, k, v), _fill=False, short=v, think=f"The text does not matter. The user asks for {k.yours}: {v}.", check=("recall", v))
+        c.bot(say(c, k, v), _fill=False, short=v, think=f"The text does not matter. The user asks for {k.key}: {v}.", check=("recall", v))
     else:
         k = new_key(c)
         v = draw(c, k)
@@ -491,11 +573,11 @@ def long_text(c, limit):
             _remember(c, k, v)
             q = ask_text(c, k)
             c.user("{t}\n\n{q}", t=hay, q=q, _noise=False)
-            c.bot(say(c, k, v), _fill=False, short=v, think=f"I look in the text for {k.yours}: {v}.", check=("recall", v))
+            c.bot(say(c, k, v), _fill=False, short=v, think=f"I look in the text for {k.key}: {v}.", check=("recall", v))
         else:
             _remember(c, k, v)
             c.user("{t}", t=hay, _noise=False)
-            c.bot("[Thank you, I have read it|I have read it|Okay, noted|Noted].", short="Okay", think=f"In the text: {k.yours} is {v}.")
+            c.bot("[Thank you, I have read it|I have read it|Okay, noted|Noted].", short="Okay", think=f"In the text: {k.key} is {v}.")
 
 
 def said_before(c):

@@ -75,7 +75,7 @@ TOPICS = [
      ("CUDA is NVIDIA's interface to its GPUs. Offshoot loads MLX's CUDA build when it finds such a card, and has its own CUDA kernels for the hot paths.",), "Yes", ["NVIDIA"]),
     ("cpu", ("Does Offshoot [run|work] on [a CPU|the CPU|CPUs]?", "Can I run it on the CPU[ only|]?", "What about CPUs?", "Is there a CPU backend?", "How do I use the CPU?"),
      ("Yes, Offshoot runs on plain CPUs too. Choose it with `--backend cpu`, or let Offshoot pick by the hardware it finds.",), "Yes", ["CPU"]),
-    ("choose", ("How [is|does Offshoot choose] the backend[ chosen|]?", "How do I [choose|change|select|force|set] the backend?", "Which backend is used?", "What is --backend?", "What is OFFSHOOT_BACKEND?", "How do I force the CPU?"),
+    ("choose", ("How is the backend chosen?", "How does Offshoot choose the backend?", "How do I [choose|change|select|force|set] the backend?", "Which backend is used?", "What is --backend?", "What is OFFSHOOT_BACKEND?", "How do I force the CPU?"),
      ("Offshoot looks at your hardware and picks Metal, CUDA or CPU. You can override it with `--backend` or the variable OFFSHOOT_BACKEND.",), "--backend", ["--backend"]),
     ("commands", ("Which commands [are there|does Offshoot have|can I use|exist]?", "What commands [are there|do you have|does Offshoot have]?", "List [the|all] commands.", "What are the commands?", "Show me the commands.", "How do I use Offshoot?", "How do I use [this|it]?", "What can I type?", "List the offshoot commands.", "commands?", "How do I get started?"),
      ("The commands are: offshoot run, serve, pull, list, show, rm, ps, stop, quantize, bench and doctor. Begin with `offshoot run`.",), None, ["run", "serve", "pull", "list"]),
@@ -152,6 +152,22 @@ TOPICS = [
      ("What is special about Offshoot is the prefix trie: all conversations share one cache that also survives pauses and restarts. For comparisons, measure with `offshoot bench`.",), "Trie", ["prefix trie"]),
 ]
 BY_ID = {t[0]: t for t in TOPICS}
+BARE = {  # what people type as if into a search box
+    "what_is": "offshoot", "trie": "prefix trie|trie|the trie", "kv": "kv cache|KV cache|caching|prefix cache|cache", "checkpoint": "checkpoints|recurrent layers|gated delta", "tiers": "tiers|three tiers|cache tiers|eviction", "restart": "restart|after restart",
+    "runner": "runner|offshoot-runner|crash", "mlx": "mlx|MLX", "backends": "backends|hardware|requirements|gpu|linux|mac", "metal": "metal", "cuda": "cuda|nvidia", "cpu": "cpu", "choose": "--backend|backend", "commands": "commands|usage|help commands|getting started", "apis": "api|APIs|the api", "openai": "openai|OpenAI API",
+    "anthropic": "anthropic|claude code", "ollama": "ollama|ollama api", "port": "port|the port|url", "key": "api key|security|authentication", "format": "model format|formats|gguf|safetensors|model folder", "context": "context length|context window|context", "rust": "rust", "licence": "licence|license|price|open source", "batch": "batching|continuous batching|concurrency",
+    "json_out": "json|json mode|structured output", "tools": "tools|tool calls|function calling", "options": "options|flags|temperature|seed", "env": "environment variables|config|settings", "stdin": "stdin|pipe|scripting", "private": "privacy|offline|internet", "blocks": "blocks|block table|paged cache", "scale": "multiple gpus|distributed|cluster",
+    "exact": "determinism|a hit equals a miss", "token": "token|tokens", "llm": "llm|language model", "prefill": "prefill|decode|ttft", "bigger": "bigger model|other models|load model|more models", "size": "model size|parameters", "quit": "ctrl-c|ctrl-d", "agents": "agents|coding agents", "quantize": "quantization|4 bit|quantize", "bench": "benchmark|speed|performance", "web": "web ui|gui",
+}
+BARE = {k: tuple(v.split("|")) for k, v in BARE.items()}
+MEAN = {"kv": ("KV cache", "kv cache", "caching", "prefix cache"), "trie": ("prefix trie", "trie"), "checkpoint": ("checkpoint", "checkpoints"), "tiers": ("tier", "three tiers"), "mlx": ("MLX",), "runner": ("runner", "offshoot-runner"), "blocks": ("block", "block table"), "batch": ("batching", "continuous batching"),
+        "quantize": ("quantize", "quantization"), "prefill": ("prefill", "decode", "TTFT"), "format": ("safetensors", "FOLDER"), "diverge": ("diverging tokens", "diverge"), "scale": ("tensor parallel",), "thinking": ("thinking mode", "enable_thinking"), "tools": ("tool call", "function calling"), "token": ("token",), "llm": ("LLM",), "what_is": ("Offshoot",)}
+CACHE = {"trie", "kv", "share", "diverge", "checkpoint", "tiers", "restart", "blocks", "exact", "agents", "what_is", "compare"}
+WHY = ("Why?", "Why is that [useful|good|important|so]?", "What is that good for?", "Why does that [matter|help]?", "And why?", "What is the [point|use|benefit|advantage]?", "So what?", "Why should I care?", "Is that useful?")
+MORE = ("Tell me more[ about it| about that|].", "More[, please|].", "Explain more.", "[Can you|Please] explain that[ in detail| again|]?", "Go on.", "How does that work?", "What else?", "Give me more details.", "And then?", "How?", "Anything else?", "Continue.", "Give me an example.", "Can you say more?")
+WHY_CACHE = "Work that was done once need not be done again, so answers begin sooner, above all with long prompts."
+WHY_OTHER = "It should make local models simple to use. For details I am too small; the documentation knows more."
+MORE_ANSWER = "That is about all that I know of it. Ask me about another part of Offshoot, or read the documentation."
 WRAPS = ("{q}", "{q}", "{q}", "{q}", "{q}", "{q}", "[Hey|Hi|Hello][,|!] {q}", "[Okay|OK|So|And|Well|Now], {l}", "I have a question: {l}", "[Please tell me|Tell me][:|,] {l}",
          "I'm new here. {q}", "{q} Please explain.", "[Quick|Another|One more] question: {l}", "{q} Thanks!", "I want to know: {l}", "{q} [In short, please.|Keep it short.|Briefly.]")
 
@@ -178,10 +194,24 @@ def qa(c, topic=None):
     elif c.style == "oneword":
         return False
     q = question(c, topic)
+    x = r.random()
+    if not c.test and x < 0.06 and name in BARE:
+        q = pick(r, BARE[name]) + pick(r, ("", "", "?", "."))
+    elif not c.test and x < 0.11 and name in MEAN:
+        q = expand(r, pick(r, ("What does {m} mean?", "What is meant by {m}?", "What is the meaning of {m}?", "I don't understand what {m} means.", "What do you mean by {m}?"))).replace("{m}", pick(r, MEAN[name]))
     answer = pick(r, answers)
     if name == "who" and c.persona:
         answer = pick(r, (f"I am {c.persona}.", f"My name is {c.persona}.", f"I am {c.persona}. How can I help?"))
         short, keys = c.persona, [c.persona]
     c.user(q.replace("{", "(").replace("}", ")"))
+    follow = r.random() < 0.06 and c.once is None and c.style != "oneword"
     subject = {"who": "me", "maker": "me", "size": "me", "can": "what I can do", "cannot": "my limits"}.get(name, "Offshoot")
     c.bot(answer, short=short, _fill=False, check=("keywords", keys), think=pick(r, (f"The user asks about {subject}. I know this.", f"A question about {subject}.")))
+    if follow:
+        if r.random() < 0.45:
+            c.user(pick(r, WHY))
+            c.bot(WHY_CACHE if name in CACHE else WHY_OTHER, _fill=False, think="The user wants to know why.")
+        else:
+            c.user(pick(r, MORE))
+            other = [a for a in answers if a != answer]
+            c.bot(pick(r, other) if other else MORE_ANSWER, _fill=False, think="The user wants to know more.")

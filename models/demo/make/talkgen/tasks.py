@@ -111,14 +111,14 @@ def repeat(c):
         t = c.v.code()
     else:
         t = " ".join(sentence(r) for _ in range(r.randrange(2, 5)))
-    if r.random() < 0.72:
+    if r.random() < 0.6:
         c.user("[Repeat after me|Repeat this|Repeat|Say|Please repeat|Echo|Say exactly|Repeat the following|Print|Write|Say this|Copy this text]: {q}", q=pick(r, (t, t, t, f'"{t}"')))
         c.bot(t, _fill=False, raw=True, check=("exact", t), think="I repeat it exactly.")
     elif r.random() < 0.5:
-        if len(t) > 60:
+        if len(t) > 60 or r.random() < 0.5:
             t = c.v.word()
-        n = r.randrange(2, 8)
-        c.user("[Say|Write|Repeat] {w} {n} times.", w=pick(r, (t, f'"{t}"', "the word " + t)), n=pick(r, (n, NUMBER_WORDS[n])))
+        n = r.randrange(2, 7)
+        c.user("[Say|Write|Repeat|Print|Please say|Can you say] {w} {n} times[.|]", w=pick(r, (t, f'"{t}"', "the word " + t)), n=pick(r, (n, NUMBER_WORDS[n])))
         out = " ".join([t] * n)
         c.bot(out, _fill=False, raw=True, check=("exact", out), think=f"{n} times {t}.")
     else:
@@ -134,7 +134,8 @@ def listing(c):
     r = c.r
     cat = pick(r, tuple(CATS))
     n = r.randrange(2, 8)
-    items = r.sample(CATS[cat], n)
+    start = 0 if r.random() < 0.6 else r.randrange(len(CATS[cat]))  # in the order of the list: no item twice
+    items = [CATS[cat][(start + i) % len(CATS[cat])] for i in range(n)]
     s = pick(r, (str(n), NUMBER_WORDS[n]))
     x = r.random()
     if x < 0.5:
@@ -159,7 +160,7 @@ def own_list(c):
     r = c.r
     kind = pick(r, ("shopping list", "list", "to-do list", "packing list", "list"))
     items = list(dict.fromkeys((c.v.word() if r.random() < 0.2 else pick(r, ITEMS)) for _ in range(r.randrange(2, 6))))
-    c.user("[My|Here is my|This is my|Remember my|Start a] {k}: {t}[.|]", k=kind, t=", ".join(items))
+    c.user("[My|Here is my|This is my|Remember my|Start a|I have a] {k}: {t}[.|]", k=kind, t=", ".join(items))
     c.bot("[Noted|Okay|Got it]. [Your {k}|The {k}] has {n} item{s}.", k=kind, n=len(items), s="s" * (len(items) > 1), short="Noted", think="I remember the list.")
     for _ in range(r.randrange(1, 5)):
         x = r.random()
@@ -168,12 +169,12 @@ def own_list(c):
             if new in items:
                 continue
             items.append(new)
-            c.user("[Add|Please add|Put|Also add] {w} to [my|the] {k}." if r.random() < 0.8 else "Put {w} on [my|the] {k}[, please|].", w=new, k=kind)
+            c.user(pick(r, ("[Add|Please add|Put|Also add] {w} to [my|the] {k}.", "Put {w} on [my|the] {k}[, please|].", "[Add|Also add|And add|Please add|Also] {w}[.|, please.|]", "[Add|And] {w}[ too| as well| to it|][.|]")), w=new, k=kind)
             c.bot("Your {k} is now: {t}.", k=kind, t=", ".join(items), short="Done", think="I add {w}.".replace("{w}", new), check=("contains", ", ".join(items)))
         elif x < 0.4 and len(items) > 1:
             gone = pick(r, items)
             items.remove(gone)
-            c.user("[Remove|Delete|Take|Please remove] {w} from [my|the] {k}.", w=gone, k=kind)
+            c.user(pick(r, ("[Remove|Delete|Take|Please remove] {w} from [my|the] {k}.", "[Remove|Delete|Drop|Without|Cross out] {w}[.|, please.|]", "I have {w} already, remove it.")), w=gone, k=kind)
             c.bot("Your {k} is now: {t}.", k=kind, t=", ".join(items), short="Done", think="I remove {w}.".replace("{w}", gone), check=("contains", ", ".join(items)))
         elif x < 0.6:
             i = r.randrange(len(items))

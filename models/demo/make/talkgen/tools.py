@@ -52,6 +52,9 @@ FAMILIES = (
 )
 DO = (("open", "opened"), ("close", "closed"), ("start", "started"), ("stop", "stopped"), ("lock", "locked"), ("clean", "cleaned"), ("check", "checked"), ("move", "moved"), ("delete", "deleted"), ("create", "created"), ("count", "counted"), ("paint", "painted"),
       ("order", "ordered"), ("find", "found"), ("print", "printed"), ("load", "loaded"), ("save", "saved"), ("update", "updated"), ("book", "booked"), ("build", "built"), ("measure", "measured"), ("restart", "restarted"), ("rename", "renamed"), ("copy", "copied"))
+LOOK = (("look up", "lookup"), ("find", "find"), ("get", "get"), ("show", "show"), ("fetch", "fetch"), ("check", "check"), ("get the details of", "details"), ("tell me about", "info"), ("search for", "search"))
+BY = (("serial", "code"), ("id", "code"), ("number", "digits"), ("name", "made_name"), ("code", "code"), ("key", "made"), ("title", "phrase"), ("serial_number", "digits"), ("owner", "name"))
+THINGS = ("widget", "part", "device", "account", "book", "movie", "recipe", "flight", "hotel", "contact", "product", "article", "document", "record", "gadget", "item", "module", "sensor", "printer", "employee", "student", "patient", "member", "client", "vehicle", "song", "game", "planet", "city", "country")
 PARAM = (("name", "made"), ("id", "digits"), ("code", "code"), ("city", "city"), ("colour", "colour"), ("number", "int"), ("size", "int"), ("label", "word"), ("owner", "name"), ("date", "date"), ("count", "int"), ("level", "int"), ("mode", "word"), ("key", "code"), ("place", "city"), ("text", "phrase"), ("user", "name"), ("x", "int"), ("value", "digits"))
 MSG = ("I will be late", "the meeting is over", "see you tomorrow", "hello", "thank you", "good morning", "please call me", "the report is ready", "where are you", "I am at home", "good night", "happy birthday")
 
@@ -93,7 +96,9 @@ class Tool:
     def __init__(self, c, family=None):
         r = c.r
         self.family = family
-        if family is None:
+        if family is None and r.random() < 0.35:
+            self._lookup(c)
+        elif family is None:
             verb, done = pick(r, DO)
             noun = pick(r, NOUNS)
             self.name = pick(r, (f"{verb}_{noun}", f"{verb}_{noun}", f"{noun}_{verb}", verb + noun.capitalize(), c.v.made(), f"fn_{c.v.made()}", f"{c.v.made()}_{verb}"))
@@ -130,6 +135,23 @@ class Tool:
         if r.random() < 0.85:
             schema["required"] = [p[0] for p in self.params]
         self.schema = {"type": "function", "function": {"name": self.name, "description": self.description, "parameters": schema}}
+
+    def _lookup(self, c):
+        """Look a thing up by one of its fields: noun and field are random."""
+        r = c.r
+        say, verb = pick(r, LOOK)
+        field, kind = pick(r, BY)
+        noun = pick(r, THINGS) if r.random() < 0.6 else pick(r, NOUNS) if r.random() < 0.7 else c.v.made()
+        said = field.replace("_", " ")
+        self.name = pick(r, (f"{verb}_{noun}", f"{verb}_{noun}", f"{noun}_{verb}", f"{verb}_{noun}_by_{field}", f"get{noun.capitalize()}", noun, c.v.made()))
+        self.description = pick(r, (f"{say.capitalize()} a {noun} by its {said}.", f"Returns the data of a {noun}.", f"Look up a {noun} by {said}.", f"Find a {noun}.", f"Information about a {noun}"))
+        self.params = [(pick(r, (field, field, f"{noun}_{field}")), "string", kind, f"The {said} of the {noun}")]
+        self.requests = (f"{say.capitalize()} the {noun} {{0}}[.|]", f"[Please |Can you |]{say} [the |]{noun} {{0}}[.|?|]", f"[Which {noun} has|What {noun} has] the {said} {{0}}?", f"{say.capitalize()} the {noun} with [the |]{said} {{0}}[.|]",
+                         f"What do you know about the {noun} {{0}}?", f"{noun} {{0}}", f"I need the {noun} {{0}}.")
+        self.words = [said]
+        key, kind2, answer = pick(r, (("status state", "ok", "The status of the " + noun + " {0} is {a}."), ("price cost", "num", "The price of the " + noun + " {0} is {a}."), ("owner user", "name", "The owner of the " + noun + " {0} is {a}."),
+                                      ("place location city", "city", "The place of the " + noun + " {0} is {a}."), ("colour", "colour", "The colour of the " + noun + " {0} is {a}."), ("count stock", "num", "The count of the " + noun + " {0} is {a}.")))
+        self.results, self.answers, self.exact = ((key, kind2),), (answer,), key.split()[0]
 
     def draw(self, c):
         values = [_value(c, p[2]) for p in self.params]
@@ -185,15 +207,23 @@ def use(c):
         sl = t.slots(a)
         res = {pick(r, k.split()): _value(c, kind) for k, kind in t.results}
         vals = list(res.values())
+        key = getattr(t, "exact", None)
+        if key:  # the answer names the key that came back
+            got_key = next(iter(res))
+            sl["answer"] = t.answers[0].replace("The " + key, "The " + got_key)
+        if r.random() < 0.35:  # results repeat the question or bring more than is asked
+            extra = dict(a) if r.random() < 0.5 else {pick(r, ("ok", "id", "source", "unit", "cached", "took_ms", "request")): pick(r, (True, 1, "live", "api", r.randrange(1000), c.v.made()))}
+            extra = {k: v for k, v in extra.items() if k not in res}
+            res = {**extra, **res} if r.random() < 0.7 else {**res, **extra}
         for letter, v in zip("ab", vals):
             sl[letter] = str(v).lower() if isinstance(v, bool) else str(v)
         if r.random() < 0.07:
             c.tool_result(pick(r, ('{"error": "not found"}', "error: timeout", '{"error": "failed"}', "Error: no connection")))
             texts.append("Sorry, that did not work: the tool reported an error.")
             continue
-        body = json.dumps(res, ensure_ascii=False) if r.random() < 0.8 or len(res) > 1 else sl["a"]
+        body = json.dumps(res, ensure_ascii=False) if r.random() < 0.8 or len(res) > 1 or key else sl["a"]
         c.tool_result(body)
-        texts.append(fill(pick(r, t.answers), sl))
+        texts.append(fill(sl.get("answer") or pick(r, t.answers), sl))
     check = None if any(x.startswith("Sorry") for x in texts) else ("contains", texts[0]) if len(t.answers) == 1 and len(texts) == 1 else None
     c.bot(" ".join(texts), _fill=False, think="I use the result.", check=check)
 
