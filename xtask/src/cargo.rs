@@ -39,7 +39,7 @@ pub fn build_and_run(args: &[OsString]) -> Result<(), String> {
 /// Builds the executables that tests start, then runs every test of the workspace.
 pub fn test() -> Result<(), String> {
     cargo(&["build", "--workspace", "--bins"])?;
-    cargo(&["test", "--workspace"])?;
+    cargo(&["test", "--workspace", "--no-fail-fast"])?;
     println!("\nAll tests of the workspace passed.");
     Ok(())
 }

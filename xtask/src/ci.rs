@@ -22,8 +22,8 @@ const STEPS: &[Step] = &[
     Step {
         name: "clippy",
         run: || {
-            let args = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-            passed(cargo::cargo(&args))
+            let what = ["clippy", "--workspace", "--all-targets", "--keep-going"];
+            passed(cargo::cargo(&[&what[..], &["--", "--deny", "warnings"]].concat()))
         },
     },
     Step { name: "tidy", run: || passed(tidy::run(&cargo::root())) },
