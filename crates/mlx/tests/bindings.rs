@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use mlx::{
-    Array, Attend, CpuKernel, CudaKernel, CudaSource, Device, Dtype, Error, Gathered, Key, Launch,
-    MetalKernel, MetalSource, QuantMode, Quantization, Rope, Safetensors,
+    Array, Attend, Backend, CpuKernel, CudaKernel, CudaSource, Device, Dtype, Error, Gathered, Key,
+    Launch, MetalKernel, MetalSource, QuantMode, Quantization, Rope, Safetensors,
 };
 
 fn device() -> Device {
@@ -438,49 +438,49 @@ fn a_cpu_kernels_error_reaches_the_one_who_evaluates() {
     check(&x.offset(1.0).unwrap(), &[1], &[2.0]);
 }
 
+/// y = n·x on whichever device backend there is; the others refuse with words.
 #[test]
-fn kernels_of_an_absent_backend_are_refused_with_words() {
+fn device_kernels_run_on_their_backend_and_are_refused_elsewhere() {
     let device = device();
-    let body = "out[0] = x[0];";
-    if device.backend() != mlx::Backend::Cuda {
-        let source = CudaSource {
-            name: "copy",
-            inputs: &["x"],
-            outputs: &["out"],
-            body,
-            header: "",
-            row_contiguous: true,
-            shared_bytes: 0,
-        };
-        assert!(
-            CudaKernel::new(&source)
-                .err()
-                .expect("no CUDA here")
-                .to_string()
-                .contains("cuda_kernel")
-        );
-    }
-    if device.backend() != mlx::Backend::Metal {
-        let source = MetalSource {
-            name: "copy",
-            inputs: &["x"],
-            outputs: &["out"],
-            body,
-            header: "",
-            row_contiguous: true,
-            atomic_outputs: false,
-        };
-        let x = f32s(&[1.0], &[1]);
-        let launch = Launch {
-            outputs: &[(&[1], Dtype::F32)],
-            grid: [1, 1, 1],
-            group: [1, 1, 1],
-            ints: &[],
-            dtypes: &[],
-        };
-        let launched = MetalKernel::new(&source).and_then(|kernel| kernel.launch(&[&x], &launch));
-        assert!(launched.expect_err("no Metal here").to_string().contains("metal_kernel"));
-    }
+    let x = f32s(&wavy(70), &[70]);
+    let launch = Launch {
+        outputs: &[(&[70], Dtype::F32)],
+        grid: [70, 1, 1],
+        group: [32, 1, 1],
+        ints: &[("N", 3)],
+        dtypes: &[("T", Dtype::F32)],
+    };
+    let check_result = |backend, name: &str, result: mlx::Result<Vec<Array>>| {
+        if device.backend() == backend {
+            let wanted = wavy(70).iter().map(|v| 3.0 * v).collect::<Vec<_>>();
+            check(&result.unwrap()[0], &[70], &wanted);
+        } else {
+            let said = result.expect_err("no such backend").to_string();
+            assert!(said.contains(name), "{said}");
+        }
+    };
+    let cuda = CudaSource {
+        name: "times",
+        inputs: &["x"],
+        outputs: &["y"],
+        body: "int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < 70) y[i] = T(N) * x[i];",
+        header: "",
+        row_contiguous: true,
+        shared_bytes: 0,
+    };
+    let result = CudaKernel::new(&cuda).and_then(|kernel| kernel.launch(&[&x], &launch));
+    check_result(Backend::Cuda, "cuda_kernel", result);
+    let metal = MetalSource {
+        name: "times",
+        inputs: &["x"],
+        outputs: &["y"],
+        body: "uint i = thread_position_in_grid.x; if (i < 70) y[i] = T(N) * x[i];",
+        header: "",
+        row_contiguous: true,
+        atomic_outputs: false,
+    };
+    let result = MetalKernel::new(&metal).and_then(|kernel| kernel.launch(&[&x], &launch));
+    check_result(Backend::Metal, "metal_kernel", result);
 }
 
 #[test]

@@ -86,8 +86,8 @@ pub struct Answer {
 impl Run {
     /// Runs the command.
     pub fn execute(self, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
-        let prompt = self.whole_prompt(out.is_terminal)?;
         let folder = self.folder()?;
+        let prompt = self.whole_prompt(out.is_terminal)?;
         let prompter = Prompter::load(&folder)?;
         let thinking = match (self.think, self.no_think) {
             (true, _) => Some(true),
