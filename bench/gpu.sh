@@ -22,10 +22,11 @@ part() { # name, seconds, command...
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 part doctor 60 "$bin/offshoot" doctor
-part bindings 120 "$bin/bindings" --test-threads 1
-# Goldens are in f32; TF32 products would miss their tolerance.
-part models 200 env MLX_ENABLE_TF32=0 "$bin/models-it" --test-threads 1
-part engine 200 "$bin/engine-it" --test-threads 1
+# As offshoot sets it for its runner: references are in f32, and TF32 would miss them.
+export MLX_ENABLE_TF32=0
+part bindings 180 "$bin/bindings" --test-threads 1
+part models 240 "$bin/models-it" --test-threads 1
+part engine 120 "$bin/engine-it" --test-threads 1
 part demo 60 "$bin/offshoot" run demo "What is Offshoot?" --temperature 0 --verbose
 part graph_cost 60 "$bin/graph_cost" --bench
 for shape in qwen3-0.6b:bf16 qwen3-8b:4bit qwen3-8b:bf16; do

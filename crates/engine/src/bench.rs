@@ -22,9 +22,8 @@ pub(crate) fn run(
     should_stop: &mut dyn FnMut() -> bool,
 ) -> Result<Outcome<BenchResult>> {
     let bytes_per_s = bandwidth(device)?;
-    // A short run first, so that nothing is compiled while the clock runs.
-    let warm =
-        BenchRequest { prompt_tokens: request.prompt_tokens.min(64), new_tokens: 4, ..*request };
+    // The same prompt first, so that nothing is compiled while the clock runs.
+    let warm = BenchRequest { new_tokens: 4, ..*request };
     if measure(loaded, &warm, chunk_tokens, should_stop)?.is_none() {
         return Ok(Outcome::Stopped);
     }

@@ -63,7 +63,7 @@ pub(crate) fn describe(device: &Device) -> Result<DeviceInfo> {
     Ok(DeviceInfo {
         backend: device.backend().to_string(),
         device: name.cloned().unwrap_or_else(|| device.backend().to_string()),
-        memory_bytes: facts.get("memory_size").and_then(|bytes| bytes.parse().ok()),
+        memory_bytes: memory::total_bytes(&facts),
         mlx_version: mlx::library_version()?,
     })
 }

@@ -1,6 +1,8 @@
 //! How much memory a request may still ask for. MLX's CPU allocator cannot refuse, so requests are
 //! measured before.
 
+use std::collections::BTreeMap;
+
 use mlx::{Backend, Device};
 
 use crate::Result;
@@ -11,10 +13,18 @@ pub(crate) fn available_bytes(device: &Device) -> Result<Option<u64>> {
     if device.backend() == Backend::Cpu {
         return Ok(system_available_bytes().map(|free| free + cached));
     }
-    let total = device.facts()?.get("memory_size").and_then(|bytes| bytes.parse::<u64>().ok());
+    let facts = device.facts()?;
+    let bytes = |key: &str| facts.get(key).and_then(|bytes| bytes.parse::<u64>().ok());
     let active = mlx::memory::active_bytes()? as u64;
-    // A device keeps some for its driver and for the kernels themselves.
-    Ok(total.map(|total| (total / 20 * 19).saturating_sub(active)))
+    // CUDA says what is free on the card, Metal how much a program should hold in all.
+    let free = bytes("free_memory").map(|free| free + cached);
+    let working_set = bytes("max_recommended_working_set_size");
+    Ok(free.or(working_set.map(|total| total.saturating_sub(active))))
+}
+
+/// All memory of the device, as CUDA or Metal names it.
+pub(crate) fn total_bytes(facts: &BTreeMap<String, String>) -> Option<u64> {
+    ["total_memory", "memory_size"].iter().find_map(|key| facts.get(*key)?.parse().ok())
 }
 
 /// Linux's own estimate of what programs can get without swapping.

@@ -269,6 +269,14 @@ fn holds_library(folder: &Path) -> bool {
 }
 
 /// Chooses the backend and its library. What was asked for exactly is never replaced; `auto` falls
+/// How MLX's CUDA backend is set up.
+const CUDA_SETTINGS: [(&str, &str); 2] = [
+    // Products of f32 in f32: TF32 keeps 10 bits of the mantissa and misses references by 1e-3.
+    ("MLX_ENABLE_TF32", "0"),
+    // MLX ends the process when its cache of compiled graphs has missed twice its size in all.
+    ("MLX_CUDA_GRAPH_CACHE_SIZE", "2000"),
+];
+
 /// back to the CPU, with a hint that says what to install.
 pub fn choose(asked: Asked, machine: Machine, places: &Places) -> Result<Chosen, BackendError> {
     let (backend, reason) = match asked {
@@ -292,6 +300,12 @@ pub fn choose(asked: Asked, machine: Machine, places: &Places) -> Result<Chosen,
         }
     };
     let mut env = vec![("OFFSHOOT_BACKEND".into(), backend.as_str().into())];
+    env.extend(
+        CUDA_SETTINGS
+            .iter()
+            .filter(|_| backend == Backend::Cuda)
+            .map(|(name, value)| (OsString::from(name), OsString::from(value))),
+    );
     if let Library::Folder(folder) = &library
         && let Some(search_path) = places.search_path_with(folder)
     {
@@ -374,7 +388,11 @@ mod tests {
         let on_path = install(root, "elsewhere");
         places.search_path = Some(on_path.clone().into());
         assert_eq!(found(&places).library, Library::OnSearchPath(on_path.clone()));
-        assert_eq!(found(&places).env.len(), 1, "the search path stays as it is");
+        let changes_path = |(name, _): &(OsString, OsString)| name == SEARCH_PATH_VAR;
+        assert!(!found(&places).env.iter().any(changes_path), "the search path stays as it is");
+        for setting in CUDA_SETTINGS.map(|(name, value)| (name.into(), value.into())) {
+            assert!(found(&places).env.contains(&setting), "{setting:?}");
+        }
         let installed = install(root, &format!("data/mlx/{}/cuda/mlx/lib", mlx_version()));
         assert_eq!(found(&places).library, Library::Folder(installed));
         let beside = install(root, "bin/mlx-cuda/mlx/lib");
@@ -400,8 +418,7 @@ mod tests {
         fs::create_dir_all(site.join("nvidia/no-lib-here")).unwrap();
         let places = Places { search_path: Some("/opt/before".into()), ..places(root) };
         let chosen = choose(Asked::Auto, NVIDIA, &places).unwrap();
-        let (name, value) = &chosen.env[1];
-        assert_eq!(name, SEARCH_PATH_VAR);
+        let (_, value) = chosen.env.iter().find(|(name, _)| name == SEARCH_PATH_VAR).unwrap();
         let expected: Vec<_> = [lib]
             .into_iter()
             .chain(neighbours.map(|neighbour| site.join(neighbour)))

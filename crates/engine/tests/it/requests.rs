@@ -74,7 +74,7 @@ fn what_else_runs_changes_no_token() {
         temperature: 0.9,
         top_p: 0.95,
         seed: i,
-        repetition_penalty: if i % 2 == 0 { 1.0 } else { 1.3 },
+        repetition_penalty: if i.is_multiple_of(2) { 1.0 } else { 1.3 },
         ..Sampling::greedy()
     };
     let prompt =

@@ -8,6 +8,7 @@ use crate::folder::{self, case_tokens, difference, expected, goldens, json, logi
 
 #[test]
 fn every_quantized_folder_agrees_with_transformers_on_its_dequantized_weights() {
+    let mut wrong = Vec::new();
     for case in folder::cases("quantized") {
         let facts = json(&case.join("case.json"));
         let tokens = case_tokens(&facts);
@@ -19,17 +20,17 @@ fn every_quantized_folder_agrees_with_transformers_on_its_dequantized_weights() 
         for chunk in [tokens.len(), 3] {
             let found = logits(&loaded, &tokens, chunk);
             let (relative, kl) = difference(&found, &wanted, loaded.info.vocab_size as usize);
-            assert!(
-                relative <= 1e-4 && kl <= 1e-6,
-                "{}: {relative:.2e}, KL {kl:.2e}",
-                case.display()
-            );
+            if !(relative <= 1e-4 && kl <= 1e-6) {
+                wrong.push(format!("{}: relative {relative:.2e}, KL {kl:.2e}", case.display()));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn in_their_own_dtype_quantized_folders_stay_near_the_reference() {
+    let mut wrong = Vec::new();
     for case in folder::cases("quantized") {
         let facts = json(&case.join("case.json"));
         let loaded = folder::load(&case, &LoadOptions::default()).unwrap();
@@ -43,8 +44,11 @@ fn in_their_own_dtype_quantized_folders_stay_near_the_reference() {
         let wanted = expected(&case, "expected.f32");
         let (relative, _) = difference(&found, &wanted, loaded.info.vocab_size as usize);
         // mlx-lm itself is 0.5 % (f16) to 4 % (bf16) off on these folders.
-        assert!(relative < 0.08, "{}: {relative:.2e}", case.display());
+        if relative.is_nan() || relative > 0.08 {
+            wrong.push(format!("{}: {relative:.2e}", case.display()));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// The packings of `vectors.safetensors`: codes unpack to the stated values, and quantizing gives
