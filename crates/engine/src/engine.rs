@@ -97,7 +97,9 @@ impl Engine {
                 n_layers: n_layers.map(|n| i32::try_from(n).unwrap_or(i32::MAX)),
             },
         };
-        let loaded = models::load(&source, &LoadOptions::default(), progress)?;
+        let proves_products = device.backend() != Backend::Cpu;
+        let options = LoadOptions { proves_products, ..LoadOptions::default() };
+        let loaded = models::load(&source, &options, progress)?;
         mlx::memory::clear_cache()?;
         for note in &loaded.notes {
             eprintln!("{note}");

@@ -236,26 +236,45 @@ fn audit(quantization: Quantization, dtype: Dtype, inner: usize) -> Vec<String> 
     wrong
 }
 
-#[test]
-fn every_quantization_mode_multiplies_as_its_dequantized_matrix() {
+fn audit_all(quantizations: &[Quantization], dtype: Dtype) {
     let _device = device();
-    let affine = [128, 64, 32].iter().flat_map(|&group_size| {
-        [2, 3, 4, 5, 6, 8].map(|bits| Quantization { mode: QuantMode::Affine, bits, group_size })
-    });
-    let other = [
-        Quantization { mode: QuantMode::Mxfp4, bits: 4, group_size: 32 },
-        Quantization { mode: QuantMode::Mxfp8, bits: 8, group_size: 32 },
-        Quantization { mode: QuantMode::Nvfp4, bits: 4, group_size: 16 },
-    ];
-    let mut wrong = Vec::new();
-    for quantization in other.into_iter().chain(affine) {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            for inner in [128, 384] {
-                wrong.extend(audit(quantization, dtype, inner));
-            }
-        }
-    }
+    let widths = [128, 384];
+    let wrong = quantizations
+        .iter()
+        .flat_map(|q| widths.iter().flat_map(|&inner| audit(*q, dtype, inner)))
+        .collect::<Vec<_>>();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn affine(group_size: i32) -> [Quantization; 6] {
+    [2, 3, 4, 5, 6, 8].map(|bits| Quantization { mode: QuantMode::Affine, bits, group_size })
+}
+
+const FLOAT_MODES: [Quantization; 3] = [
+    Quantization { mode: QuantMode::Mxfp4, bits: 4, group_size: 32 },
+    Quantization { mode: QuantMode::Mxfp8, bits: 8, group_size: 32 },
+    Quantization { mode: QuantMode::Nvfp4, bits: 4, group_size: 16 },
+];
+
+/// One test each, because a GPU compiles every form anew and the tests can share its processors.
+macro_rules! quantized_products_are_those_of_the_dequantized_matrix {
+    ($($name:ident: $quantizations:expr, $dtype:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            audit_all(&$quantizations, Dtype::$dtype);
+        }
+    )*};
+}
+
+quantized_products_are_those_of_the_dequantized_matrix! {
+    quantized_products_are_right_in_float_modes_f32: FLOAT_MODES, F32;
+    quantized_products_are_right_in_float_modes_bf16: FLOAT_MODES, Bf16;
+    quantized_products_are_right_in_groups_of_32_f32: affine(32), F32;
+    quantized_products_are_right_in_groups_of_32_bf16: affine(32), Bf16;
+    quantized_products_are_right_in_groups_of_64_f32: affine(64), F32;
+    quantized_products_are_right_in_groups_of_64_bf16: affine(64), Bf16;
+    quantized_products_are_right_in_groups_of_128_f32: affine(128), F32;
+    quantized_products_are_right_in_groups_of_128_bf16: affine(128), Bf16;
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub struct LoadOptions {
     /// The length for which length-dependent rope kinds choose their frequencies; else the model's
     /// longest.
     pub rope_tokens: Option<i32>,
+    /// Compares the device's quantized products with plain ones, and avoids those that are wrong.
+    pub proves_products: bool,
 }
 
 /// A config.json larger than this is none.
@@ -109,6 +111,7 @@ fn build(
     weights: Weights<'_>,
     options: &LoadOptions,
 ) -> Result<Loaded> {
+    let weights = if options.proves_products { weights.prove_products() } else { weights };
     let config = Config::text(root)?;
     let context_tokens = config.size_or("max_position_embeddings", 2048)?;
     let model = (family.build)(&config, &weights, options.rope_tokens.unwrap_or(context_tokens))?;

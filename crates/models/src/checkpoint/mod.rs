@@ -9,14 +9,15 @@ mod quantization;
 mod random;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mlx::{Array, Dtype, Quantized};
+use mlx::{Array, Dtype, Quantization, Quantized};
 use safetensors::tensor::Dtype as FileDtype;
 use serde_json::Value;
 
-use crate::layers::{Embedding, Linear, Matrix, RmsNorm};
+use crate::layers::{Embedding, Linear, Matrix, Product, RmsNorm};
 use crate::shapes::ShapeQuantization;
 use crate::{Error, Result};
 
@@ -30,7 +31,14 @@ pub type Progress<'p> = &'p mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 pub struct Weights<'p> {
     source: Source,
     dtype: Dtype,
+    proves_products: bool,
     state: RefCell<State<'p>>,
+}
+
+/// A matrix as it is stored.
+enum Stored {
+    Dense(Array),
+    Quantized(Quantized),
 }
 
 enum Source {
@@ -46,6 +54,8 @@ struct State<'p> {
     /// Scales that must hold finite numbers: their names and one bool each.
     checks: Vec<(PathBuf, String, Array)>,
     tally: Tally,
+    /// What was found of each form and size of quantized matrix.
+    products: HashMap<(Quantization, i32, i32), Product>,
     notes: Vec<String>,
 }
 
@@ -58,7 +68,7 @@ pub(crate) struct Tally {
     /// head too.
     pub embedding_bytes: u64,
     pub head_is_tied: bool,
-    pub quantization: Option<mlx::Quantization>,
+    pub quantization: Option<Quantization>,
 }
 
 impl<'p> Weights<'p> {
@@ -95,9 +105,17 @@ impl<'p> Weights<'p> {
             pending: Vec::new(),
             checks: Vec::new(),
             tally: Tally::default(),
+            products: HashMap::new(),
             notes: Vec::new(),
         };
-        Self { source, dtype, state: RefCell::new(state) }
+        Self { source, dtype, proves_products: false, state: RefCell::new(state) }
+    }
+
+    /// Has the device's product proven for each form and size of quantized matrix. Worth its time
+    /// on GPUs: MLX has one kernel per form there, and some were wrong.
+    pub fn prove_products(mut self) -> Self {
+        self.proves_products = true;
+        self
     }
 
     /// The activations' dtype.
@@ -215,6 +233,30 @@ impl<'p> Weights<'p> {
         Ok(())
     }
 
+    /// How to multiply with this matrix: as was found for the first of its form and size.
+    fn product_of(&self, matrix: &Quantized, rows: i32, n_in: i32) -> Result<Product> {
+        let mut state = self.state.borrow_mut();
+        state.tally.quantization.get_or_insert(matrix.quantization);
+        // Placeholders of missing tensors cannot be multiplied; loading will fail by them.
+        if !self.proves_products || !state.missing.is_empty() {
+            return Ok(Product::Fused);
+        }
+        let form = (matrix.quantization, rows, n_in);
+        if let Some(product) = state.products.get(&form) {
+            return Ok(*product);
+        }
+        let product = Product::proven(matrix, n_in, self.dtype)?;
+        if product == Product::Expanded {
+            let Quantization { mode, bits, group_size } = matrix.quantization;
+            state.notes.push(format!(
+                "the device multiplies {bits}-bit {mode} matrices [{rows}, {n_in}] in groups of \
+                 {group_size} wrongly: they are dequantized before each product, which is slower"
+            ));
+        }
+        state.products.insert(form, product);
+        Ok(product)
+    }
+
     /// Notes that arrays belong to the model, as `n_parameters` weights.
     fn own<'x>(&self, n_parameters: i64, arrays: impl IntoIterator<Item = &'x Array>) -> u64 {
         let mut state = self.state.borrow_mut();
@@ -266,7 +308,7 @@ impl<'w, 'p> Scope<'w, 'p> {
         let weight = self.matrix(&path, n_out, n_in)?;
         let weight = match weight {
             Matrix::Dense(w) => Matrix::Dense(w.swap_axes(0, 1)?),
-            quantized => quantized,
+            quantized @ Matrix::Quantized(..) => quantized,
         };
         let bias = bias.then(|| self.vector(&format!("{path}.bias"), n_out, 0.0)).transpose()?;
         Ok(Linear { weight, bias })
@@ -280,7 +322,9 @@ impl<'w, 'p> Scope<'w, 'p> {
         state.tally.embedding_bytes += state.tally.weight_bytes - before;
         Ok(match matrix {
             Matrix::Dense(table) => Embedding::Dense(table),
-            Matrix::Quantized(table) => Embedding::Quantized(table, self.weights.dtype),
+            Matrix::Quantized(table, product) => {
+                Embedding::Quantized(table, product, self.weights.dtype)
+            }
         })
     }
 
@@ -304,28 +348,31 @@ impl<'w, 'p> Scope<'w, 'p> {
     /// A matrix `[rows, n_in]`, not transposed.
     fn matrix(&self, path: &str, rows: i32, n_in: i32) -> Result<Matrix> {
         let w = self.weights;
-        let matrix = match &w.source {
+        let stored = match &w.source {
             Source::Random(quantization) => {
                 random::matrix(path, rows, n_in, *quantization, w.dtype)?
             }
             Source::Folder { files, declared, .. } => {
                 match w.quantized((files, declared), path, rows, n_in)? {
-                    Some(quantized) => Matrix::Quantized(quantized),
+                    Some(quantized) => Stored::Quantized(quantized),
                     None => {
-                        Matrix::Dense(w.float(files, &format!("{path}.weight"), &[rows, n_in])?)
+                        Stored::Dense(w.float(files, &format!("{path}.weight"), &[rows, n_in])?)
                     }
                 }
             }
         };
         let n_parameters = i64::from(rows) * i64::from(n_in);
-        match &matrix {
-            Matrix::Dense(table) => w.own(n_parameters, [table]),
-            Matrix::Quantized(q) => {
-                w.state.borrow_mut().tally.quantization.get_or_insert(q.quantization);
-                w.own(n_parameters, [&q.weight, &q.scales].into_iter().chain(&q.biases))
+        Ok(match stored {
+            Stored::Dense(table) => {
+                w.own(n_parameters, [&table]);
+                Matrix::Dense(table)
             }
-        };
-        Ok(matrix)
+            Stored::Quantized(q) => {
+                w.own(n_parameters, [&q.weight, &q.scales].into_iter().chain(&q.biases));
+                let product = w.product_of(&q, rows, n_in)?;
+                Matrix::Quantized(q, product)
+            }
+        })
     }
 
     /// Reads what has been taken so far into memory, checks it, and reports progress.

@@ -6,8 +6,9 @@
 use mlx::{Array, Dtype, Key, Quantization, Quantized};
 
 use crate::Result;
-use crate::layers::Matrix;
 use crate::shapes::ShapeQuantization;
+
+use super::Stored;
 
 /// Standard deviation of the weights, as transformers initialises them.
 const SPREAD: f32 = 0.02;
@@ -21,14 +22,14 @@ pub(super) fn matrix(
     n_in: i32,
     quantization: ShapeQuantization,
     dtype: Dtype,
-) -> Result<Matrix> {
+) -> Result<Stored> {
     let key = Key::from_seed(seed(path))?;
     Ok(match quantization.for_width(n_in) {
         None => {
             let centred = key.uniform(&[rows, n_in], dtype)?.offset(-0.5)?;
-            Matrix::Dense(centred.scale(SPREAD * 12f32.sqrt())?)
+            Stored::Dense(centred.scale(SPREAD * 12f32.sqrt())?)
         }
-        Some(quantization) => Matrix::Quantized(codes(&key, rows, n_in, quantization, dtype)?),
+        Some(quantization) => Stored::Quantized(codes(&key, rows, n_in, quantization, dtype)?),
     })
 }
 

@@ -3,7 +3,7 @@
 use mlx::{Array, Dtype, Quantized};
 
 use crate::Result;
-use crate::layers::Matrix;
+use crate::layers::{Matrix, Product};
 
 /// A table `[V, E]`.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub enum Embedding {
     /// In floats.
     Dense(Array),
     /// Quantized; rows are expanded to this dtype as they are looked up.
-    Quantized(Quantized, Dtype),
+    Quantized(Quantized, Product, Dtype),
 }
 
 impl Embedding {
@@ -19,7 +19,7 @@ impl Embedding {
     pub fn forward(&self, tokens: &Array) -> Result<Array> {
         Ok(match self {
             Embedding::Dense(table) => table.take(tokens, 0)?,
-            Embedding::Quantized(table, dtype) => table.take_rows(tokens)?.dequantize(*dtype)?,
+            Embedding::Quantized(table, _, dtype) => table.take_rows(tokens)?.dequantize(*dtype)?,
         })
     }
 
@@ -27,7 +27,7 @@ impl Embedding {
     pub fn as_head(&self) -> Result<Matrix> {
         Ok(match self {
             Embedding::Dense(table) => Matrix::Dense(table.swap_axes(0, 1)?),
-            Embedding::Quantized(table, _) => Matrix::Quantized(table.clone()),
+            Embedding::Quantized(table, product, _) => Matrix::Quantized(table.clone(), *product),
         })
     }
 }

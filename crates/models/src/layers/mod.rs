@@ -15,7 +15,7 @@ mod rope;
 pub use attention::{Attention, AttentionConfig};
 pub use decoder::{Block, Decoder, DecoderSizes};
 pub use embedding::Embedding;
-pub use linear::{Linear, Matrix};
+pub use linear::{Linear, Matrix, Product};
 pub use mlp::SwiGlu;
 pub use norm::RmsNorm;
 pub use rope::{Rope, RopeConfig, RopeKind};

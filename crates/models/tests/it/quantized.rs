@@ -13,7 +13,7 @@ fn every_quantized_folder_agrees_with_transformers_on_its_dequantized_weights() 
         let facts = json(&case.join("case.json"));
         let tokens = case_tokens(&facts);
         let rope_tokens = facts["rope_length"].as_i64().map(|n| n as i32);
-        let options = LoadOptions { dtype: Some(Dtype::F32), rope_tokens };
+        let options = LoadOptions { dtype: Some(Dtype::F32), rope_tokens, proves_products: true };
         let loaded =
             folder::load(&case, &options).unwrap_or_else(|e| panic!("{}: {e}", case.display()));
         let wanted = expected(&case, "expected.f32");
@@ -33,7 +33,8 @@ fn in_their_own_dtype_quantized_folders_stay_near_the_reference() {
     let mut wrong = Vec::new();
     for case in folder::cases("quantized") {
         let facts = json(&case.join("case.json"));
-        let loaded = folder::load(&case, &LoadOptions::default()).unwrap();
+        let options = LoadOptions { proves_products: true, ..LoadOptions::default() };
+        let loaded = folder::load(&case, &options).unwrap();
         let wanted_dtype = match facts["dtype"].as_str().unwrap() {
             "float16" => Dtype::F16,
             _ => Dtype::Bf16,
