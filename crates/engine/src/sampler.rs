@@ -37,6 +37,14 @@ pub struct Sampled {
     pub best: Option<(Array, Array)>,
 }
 
+impl Sampled {
+    /// All that is to be computed before it is read.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        let best = self.best.iter().flat_map(|(ids, values)| [ids, values]);
+        [&self.tokens].into_iter().chain(&self.logprobs).chain(best)
+    }
+}
+
 /// Chooses one token per row of `logits` `[B, V]`.
 ///
 /// # Errors

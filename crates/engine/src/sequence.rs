@@ -62,9 +62,7 @@ impl Sequence {
             return Ok(());
         }
         let sampled = self.draw(loaded, &hidden)?;
-        mlx::eval(
-            [&sampled.tokens].into_iter().chain(self.states.iter().flat_map(LayerState::arrays)),
-        )?;
+        mlx::eval(sampled.arrays().chain(self.states.iter().flat_map(LayerState::arrays)))?;
         self.ahead = Some(sampled);
         self.prefilled = Some(Instant::now());
         Ok(())
@@ -80,7 +78,7 @@ impl Sequence {
         let is_last = self.n_drawn >= u64::from(self.request.max_tokens);
         if !is_last && !has_penalties(&self.request.sampling) {
             let next = self.compute_next(loaded, Some(&current.tokens))?;
-            mlx::async_eval([&next.tokens])?;
+            mlx::async_eval(next.arrays())?;
             self.ahead = Some(next);
         }
         let drawn = Drawn::read(&current, self.request.top_logprobs)?;

@@ -187,11 +187,13 @@ impl Array {
     }
 
     fn copy_out<T: Copy + Plain>(&self) -> Result<Vec<T>> {
-        let whole = self.contiguous()?;
+        let whole = if self.is_row_contiguous()? { self.clone() } else { self.contiguous()? };
         whole.eval()?;
         let n_bytes = whole.n_bytes();
         let mut values = Vec::<T>::with_capacity(n_bytes / size_of::<T>());
         if n_bytes > 0 {
+    /// An array that lies compactly is read where it is: a copy would be queued behind whatever
+    /// the device has been given to do since.
             let data = ffi::data(&whole.0).map_err(|e| error::of_op("data", &[self], e))?;
             // SAFETY: `whole` is evaluated and row-contiguous, so `n_bytes` bytes are readable at
             // `data`, and it outlives the copy. The vector has room for them. `Plain` types accept

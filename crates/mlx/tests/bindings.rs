@@ -471,6 +471,24 @@ fn a_cpu_kernels_error_reaches_the_one_who_evaluates() {
     check(&x.offset(1.0).unwrap(), &[1], &[2.0]);
 }
 
+#[test]
+fn reading_a_value_does_not_wait_for_work_that_was_queued_later() {
+    let _device = device();
+    let early = f32s(&[1.0], &[1]).offset(1.0).unwrap();
+    mlx::async_eval([&early]).unwrap();
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let late = CpuKernel::call(&[&f32s(&[1.0], &[1])], &[(&[1], Dtype::F32)], move |_, _| {
+        let wait = std::time::Duration::from_secs(10);
+        gate.lock().unwrap().recv_timeout(wait).map_err(|_| "nobody read meanwhile".to_owned())
+    });
+    let late = late.unwrap().remove(0);
+    mlx::async_eval([&late]).unwrap();
+    assert_eq!(early.item::<f32>().unwrap(), 2.0);
+    release.send(()).unwrap();
+    late.eval().unwrap();
+}
+
 /// y = n·x on whichever device backend there is; the others refuse with words.
 #[test]
 fn device_kernels_run_on_their_backend_and_are_refused_elsewhere() {
