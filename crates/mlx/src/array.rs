@@ -56,9 +56,15 @@ impl Array {
     /// # Errors
     /// The number of bytes does not fit `shape`, or memory is short.
     pub fn from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Self> {
+        let refused = |message| Error::Op { op: "from_bytes", inputs: String::new(), message };
         if shape.iter().any(|&n| n < 0) {
-            let message = format!("a shape has no negative sizes: {shape:?}");
-            return Err(Error::Op { op: "from_bytes", inputs: String::new(), message });
+            return Err(refused(format!("a shape has no negative sizes: {shape:?}")));
+        }
+        // C++ multiplies modulo 2⁶⁴, where a huge shape can look like a small one.
+        let n_elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d as usize));
+        if n_elements.and_then(|n| n.checked_mul(dtype.size_bytes())) != Some(bytes.len()) {
+            let message = format!("{} bytes are no {dtype}{shape:?}", bytes.len());
+            return Err(refused(message));
         }
         Self::wrap("from_bytes", &[], ffi::from_bytes(bytes, shape, dtype.code()))
     }
@@ -186,18 +192,25 @@ impl Array {
         }
     }
 
+    /// An array that lies compactly is read where it is: a copy would be queued behind whatever
+    /// the device has been given to do since.
     fn copy_out<T: Copy + Plain>(&self) -> Result<Vec<T>> {
         let whole = if self.is_row_contiguous()? { self.clone() } else { self.contiguous()? };
         whole.eval()?;
         let n_bytes = whole.n_bytes();
         let mut values = Vec::<T>::with_capacity(n_bytes / size_of::<T>());
         if n_bytes > 0 {
-    /// An array that lies compactly is read where it is: a copy would be queued behind whatever
-    /// the device has been given to do since.
             let data = ffi::data(&whole.0).map_err(|e| error::of_op("data", &[self], e))?;
             // SAFETY: `whole` is evaluated and row-contiguous, so `n_bytes` bytes are readable at
-            // `data`, and it outlives the copy. The vector has room for them. `Plain` types accept
-            // every bit pattern that MLX writes.
+            // `data`, and it outlives the copy.
+            if !T::holds(unsafe { std::slice::from_raw_parts(data, n_bytes) }) {
+                return Err(Error::Op {
+                    op: "copy_out",
+                    inputs: format!("{self:?}"),
+                    message: crate::dtype::NO_BOOL.to_owned(),
+                });
+            }
+            // SAFETY: as above; the vector has room for the bytes, and all of them make values.
             unsafe {
                 std::ptr::copy_nonoverlapping(data, values.as_mut_ptr().cast(), n_bytes);
                 values.set_len(n_bytes / size_of::<T>());

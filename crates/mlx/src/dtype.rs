@@ -94,18 +94,38 @@ pub trait Element: Copy + 'static + sealed::Plain {
 }
 
 pub(crate) mod sealed {
-    /// Types of which every bit pattern that MLX writes is a value, and which have no padding.
-    pub trait Plain {}
+    /// Types without padding.
+    pub trait Plain {
+        /// Whether these bytes are values of the type. Views and raw bytes can make bools of
+        /// anything.
+        fn holds(_bytes: &[u8]) -> bool {
+            true
+        }
+    }
+
+    impl Plain for bool {
+        fn holds(bytes: &[u8]) -> bool {
+            bytes.iter().all(|&byte| byte <= 1)
+        }
+    }
 }
+
+/// What is said of bytes that [`sealed::Plain::holds`] refuses.
+pub(crate) const NO_BOOL: &str = "a bool is stored as 0 or 1, but other bytes are there";
 
 macro_rules! elements {
     ($($rust:ty => $dtype:ident),* $(,)?) => {$(
-        impl sealed::Plain for $rust {}
         impl Element for $rust {
             const DTYPE: Dtype = Dtype::$dtype;
         }
     )*};
 }
+
+macro_rules! plain {
+    ($($rust:ty),*) => {$(impl sealed::Plain for $rust {})*};
+}
+
+plain!(u8, u16, u32, u64, i8, i16, i32, i64, f32, f64);
 
 elements! {
     bool => Bool, u8 => U8, u16 => U16, u32 => U32, u64 => U64,

@@ -5,7 +5,7 @@ use cxx::UniquePtr;
 use mlx_sys::ffi;
 
 use crate::array::{list, unlist};
-use crate::dtype::Element;
+use crate::dtype::{Element, NO_BOOL};
 use crate::{Array, Dtype, Result, error};
 
 /// What a CUDA kernel is compiled from.
@@ -182,11 +182,20 @@ impl<'a> TensorRef<'a> {
     /// The elements in row-major order.
     ///
     /// # Errors
-    /// The elements are not `T`.
+    /// The elements are not `T`, or do not lie where a `T` may: a view of narrower elements can
+    /// begin anywhere.
     pub fn as_slice<T: Element>(&self) -> std::result::Result<&'a [T], String> {
         expect_dtype::<T>(self.dtype)?;
-        // SAFETY: `bytes` covers the tensor, MLX aligns its buffers for every dtype, and the dtype
-        // was checked.
+        if self.bytes.is_empty() {
+            return Ok(&[]);
+        }
+        if !self.bytes.as_ptr().cast::<T>().is_aligned() {
+            return Err(format!("the tensor is not aligned for {}", T::DTYPE));
+        }
+        if !T::holds(self.bytes) {
+            return Err(NO_BOOL.to_owned());
+        }
+        // SAFETY: `bytes` covers the tensor; dtype, alignment and values were checked.
         Ok(unsafe {
             std::slice::from_raw_parts(
                 self.bytes.as_ptr().cast(),
@@ -219,9 +228,15 @@ impl TensorMut<'_> {
     /// The elements are not `T`.
     pub fn as_mut_slice<T: Element>(&mut self) -> std::result::Result<&mut [T], String> {
         expect_dtype::<T>(self.dtype)?;
+        if self.bytes.is_empty() {
+            return Ok(&mut []);
+        }
+        if !T::holds(self.bytes) {
+            return Err(NO_BOOL.to_owned());
+        }
         let n = self.bytes.len() / size_of::<T>();
-        // SAFETY: as in `TensorRef::as_slice`; the memory is borrowed mutably, and zeroed for
-        // `bool` and all others alike.
+        // SAFETY: the buffer is a fresh one, which MLX aligns for every dtype; it is borrowed
+        // mutably, and dtype and values were checked.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.bytes.as_mut_ptr().cast(), n) })
     }
 

@@ -489,6 +489,21 @@ fn reading_a_value_does_not_wait_for_work_that_was_queued_later() {
     late.eval().unwrap();
 }
 
+#[test]
+fn shapes_and_bytes_that_would_break_rusts_promises_are_refused() {
+    let _device = device();
+    assert!(Array::from_bytes(&[], &[1 << 16; 4], Dtype::U8).is_err(), "2⁶⁴ elements are not 0");
+    assert!(Array::from_bytes(&[0; 7], &[2], Dtype::F32).is_err());
+    let two = Array::from_slice(&[1u8, 2], &[2]).unwrap().view(Dtype::Bool).unwrap();
+    assert!(two.to_vec::<bool>().unwrap_err().to_string().contains("0 or 1"));
+    assert_eq!(two.to_bytes().unwrap(), [1, 2]);
+    let said = |x: &Array, read: fn(&mlx::TensorRef<'_>) -> Result<(), String>| {
+        let out = CpuKernel::call(&[x], &[(&[1], Dtype::F32)], move |ins, _| read(&ins[0]));
+        out.unwrap()[0].eval().unwrap_err().to_string()
+    };
+    assert!(said(&two, |x| x.as_slice::<bool>().map(drop)).contains("0 or 1"));
+}
+
 /// y = n·x on whichever device backend there is; the others refuse with words.
 #[test]
 fn device_kernels_run_on_their_backend_and_are_refused_elsewhere() {
