@@ -137,13 +137,16 @@ fn ragged(
     Ok(Some((Array::from_slice(&ids, &shape)?, Array::from_slice(&numbers, &shape)?)))
 }
 
-/// Divides by the temperature; greedy rows by 1.
+/// Divides the distance to the best score by the temperature, greedy rows' by 1: a quotient of the
+/// scores themselves overflows when the temperature is tiny.
 fn tempered(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
-    let divisor = |s: &Sampling| if s.is_greedy() { 1.0 } else { s.temperature };
+    // GPUs take numbers below the smallest normal one for 0.
+    let divisor =
+        |s: &Sampling| if s.is_greedy() { 1.0 } else { s.temperature.max(f32::MIN_POSITIVE) };
     if rows.iter().all(|row| divisor(row.sampling) == 1.0) {
         return Ok(scores.clone());
     }
-    Ok(scores.div(&column(rows, divisor)?)?)
+    Ok(scores.sub(&scores.max_keep(&[-1])?)?.div(&column(rows, divisor)?)?)
 }
 
 /// Sets what top-k, top-p and min-p exclude to −∞. Each limit is a threshold on the scores.

@@ -117,6 +117,18 @@ fn greedy_rows_take_the_largest_score_after_bias_and_penalties() {
 }
 
 #[test]
+fn the_smallest_temperatures_take_the_best_token() {
+    for temperature in [1e-3, 1e-38, f32::MIN_POSITIVE, f32::from_bits(1)] {
+        for (top_p, seed) in [(1.0, 1), (0.9, 2)] {
+            let s = Sampling { temperature, top_p, ..random(seed) };
+            let wanted = argmax(&scores(&logits(seed as usize), &s, &[]));
+            let found = draw(&[(logits(seed as usize), row(&s, &[], 0))]);
+            assert_eq!(found, [wanted], "temperature {temperature:e}, top_p {top_p}");
+        }
+    }
+}
+
+#[test]
 fn draws_follow_the_limited_distribution() {
     let settings = [
         random(1),
