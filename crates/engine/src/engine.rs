@@ -22,6 +22,8 @@ const MAX_RUNNING: usize = 4;
 /// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result.
 const PREFILL_CHUNK_TOKENS_CPU: usize = 256;
 const PREFILL_CHUNK_TOKENS_GPU: usize = 2048;
+/// Rows of logits that exist at a time: with the vocabularies of today more than a hundred MiB.
+const LOGITS_ROWS: usize = 256;
 
 /// How a job that may be stopped has ended.
 #[derive(Debug, PartialEq)]
@@ -144,7 +146,8 @@ impl Engine {
     }
 
     fn check_memory(&self, n_tokens: usize, n_rows: usize) -> Result<()> {
-        let needed_bytes = self.loaded.info.kv_bytes_per_token * (n_tokens * n_rows) as u64;
+        let n_all = (n_tokens as u64).saturating_mul(n_rows as u64);
+        let needed_bytes = self.loaded.info.kv_bytes_per_token.saturating_mul(n_all);
         match memory::available_bytes(&self.device)? {
             Some(free_bytes) if needed_bytes > free_bytes => Err(Error::world(format!(
                 "{n_tokens} tokens need {} MiB of memory for keys and values, but only {} MiB are \
@@ -228,8 +231,11 @@ impl Engine {
             let ids = part.iter().map(|&t| t as i32).collect::<Vec<_>>();
             let ids = mlx::Array::from_slice(&ids, &[1, ids.len() as i32])?;
             let hidden = self.loaded.model.forward(&ids, &step, &mut states)?;
-            let logits = self.loaded.model.logits(&hidden)?;
-            rows(position as u32, &logits.to_f32_vec()?);
+            for first in (0..hidden.dim(1)).step_by(LOGITS_ROWS) {
+                let end = hidden.dim(1).min(first + LOGITS_ROWS as i32);
+                let logits = self.loaded.model.logits(&hidden.slice_axis(1, first..end)?)?;
+                rows(position as u32 + first as u32, &logits.to_f32_vec()?);
+            }
         }
         Ok(Outcome::Done(()))
     }

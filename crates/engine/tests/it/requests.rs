@@ -173,6 +173,28 @@ fn logits_come_in_chunks_and_can_be_stopped() {
 }
 
 #[test]
+fn logits_of_a_long_chunk_come_in_pieces() {
+    let mut engine = engine();
+    let tokens = (0..300u32).map(|i| i * 5 % 72).collect::<Vec<_>>();
+    let mut collect = |chunk_tokens| {
+        let request = LogitsRequest { id: RequestId(1), tokens: tokens.clone(), chunk_tokens };
+        let (mut starts, mut all) = (Vec::new(), Vec::new());
+        let mut rows = |first, values: &[f32]| {
+            starts.push(first);
+            all.extend_from_slice(values);
+        };
+        engine.logits(&request, &mut rows, &mut || false).map_err(|e| e.message).unwrap();
+        (starts, all)
+    };
+    let (starts, pieces) = collect(Some(300));
+    assert_eq!(starts, [0, 256]);
+    let (_, small) = collect(Some(50));
+    assert_eq!((pieces.len(), small.len()), (300 * 72, 300 * 72));
+    let scale = small.iter().fold(0f32, |m, v| m.max(v.abs()));
+    assert!(pieces.iter().zip(&small).all(|(a, b)| (a - b).abs() < 0.03 * scale));
+}
+
+#[test]
 fn a_bench_counts_and_measures() {
     let mut engine = engine();
     let request = BenchRequest { id: RequestId(1), prompt_tokens: 20, new_tokens: 12, batch: 3 };
@@ -188,9 +210,10 @@ fn a_bench_counts_and_measures() {
 #[test]
 fn a_request_that_memory_cannot_hold_is_refused_with_numbers() {
     let mut engine = engine();
-    let request =
-        BenchRequest { id: RequestId(1), prompt_tokens: 400, new_tokens: 100, batch: 1 << 24 };
-    let error = engine.bench(&request, &mut || false).err().unwrap();
-    assert_eq!(error.fault, protocol::Fault::World);
-    assert!(error.message.contains("MiB are free"), "{}", error.message);
+    for batch in [1 << 24, u32::MAX] {
+        let request = BenchRequest { id: RequestId(1), prompt_tokens: 400, new_tokens: 100, batch };
+        let error = engine.bench(&request, &mut || false).err().unwrap();
+        assert_eq!(error.fault, protocol::Fault::World);
+        assert!(error.message.contains("MiB are free"), "{}", error.message);
+    }
 }
