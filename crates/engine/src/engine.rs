@@ -38,7 +38,7 @@ pub enum Outcome<T> {
 pub struct Engine {
     device: Device,
     loaded: Loaded,
-    waiting: VecDeque<GenerateRequest>,
+    waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
 }
 
@@ -141,7 +141,7 @@ impl Engine {
         let room = self.loaded.info.context_tokens as usize - request.prompt.len();
         request.max_tokens = request.max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX));
         self.check_memory(request.prompt.len() + request.max_tokens as usize, 1)?;
-        self.waiting.push_back(request);
+        self.waiting.push_back(Sequence::new(request, &self.loaded));
         Ok(())
     }
 
@@ -161,14 +161,12 @@ impl Engine {
 
     /// Drops a request and frees what it holds; returns how far it had come.
     pub fn cancel(&mut self, id: RequestId) -> (Usage, Timings) {
-        self.waiting.retain(|request| request.id != id);
-        match self.running.iter().position(|sequence| sequence.request.id == id) {
-            Some(i) => {
-                let sequence = self.running.remove(i);
-                (sequence.usage(), sequence.timings())
-            }
-            None => (Usage::default(), Timings::default()),
-        }
+        let is_it = |sequence: &Sequence| sequence.request.id == id;
+        let sequence = match self.running.iter().position(is_it) {
+            Some(i) => Some(self.running.remove(i)),
+            None => self.waiting.iter().position(is_it).and_then(|i| self.waiting.remove(i)),
+        };
+        sequence.map(|sequence| (sequence.usage(), sequence.timings())).unwrap_or_default()
     }
 
     /// One token for each decoding request, then one chunk of the oldest prompt. Returns whether
@@ -178,8 +176,8 @@ impl Engine {
     /// One that is not a single request's: the engine cannot go on.
     pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool> {
         while self.running.len() < MAX_RUNNING {
-            let Some(request) = self.waiting.pop_front() else { break };
-            self.running.push(Sequence::new(request, &self.loaded));
+            let Some(sequence) = self.waiting.pop_front() else { break };
+            self.running.push(sequence);
         }
         let mut may_prefill = true;
         let mut ended = Vec::new();

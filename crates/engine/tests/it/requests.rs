@@ -195,6 +195,23 @@ fn logits_of_a_long_chunk_come_in_pieces() {
 }
 
 #[test]
+fn time_spent_in_the_queue_is_counted() {
+    let mut engine = engine();
+    for id in 1..=5 {
+        engine.submit(request(id, &[id as u32, 9, 9], 20)).map_err(|e| e.message).unwrap();
+    }
+    let mut ended = Vec::new();
+    for event in run(&mut engine) {
+        if let Event::Finished { id, timings, .. } = event {
+            ended.push((id.0, timings));
+        }
+    }
+    assert_eq!((ended.len(), ended[4].0), (5, 5));
+    let (first, last) = (&ended[0].1, &ended[4].1);
+    assert!(last.queue_ms > first.prefill_ms + first.decode_ms, "{first:?} {last:?}");
+}
+
+#[test]
 fn a_bench_counts_and_measures() {
     let mut engine = engine();
     let request = BenchRequest { id: RequestId(1), prompt_tokens: 20, new_tokens: 12, batch: 3 };
