@@ -13,6 +13,8 @@ use crate::{Error, Result};
 /// The largest size a config may state for one dimension: above it a number is a mistake or an
 /// attack.
 const MAX_SIZE: i64 = 1 << 26;
+/// The most layers: each costs memory before a single tensor of it is found.
+const MAX_LAYERS: i32 = 4096;
 
 /// A config.json, or the part of it that describes the text model.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,25 @@ impl<'a> Config<'a> {
     /// A required integer from 1 to 2²⁶.
     pub fn size(&self, key: &str) -> Result<i32> {
         self.size_opt(key)?.ok_or_else(|| Error::config(key, "is missing"))
+    }
+
+    /// `num_hidden_layers`.
+    pub fn n_layers(&self) -> Result<i32> {
+        match self.size("num_hidden_layers")? {
+            n if n > MAX_LAYERS => Err(Error::config(
+                "num_hidden_layers",
+                format!("must be at most {MAX_LAYERS}, not {n}"),
+            )),
+            n => Ok(n),
+        }
+    }
+
+    /// Fails unless `n` parts of `width` are together at most 2²⁶ wide; `key` is to blame.
+    pub fn fits(&self, key: &str, n: i32, width: i32) -> Result<()> {
+        match i64::from(n) * i64::from(width) {
+            all if all <= MAX_SIZE => Ok(()),
+            all => Err(Error::config(key, format!("makes a width of {all}, above {MAX_SIZE}"))),
+        }
     }
 
     /// An integer from 1 to 2²⁶ with a default.
@@ -177,6 +198,12 @@ impl<'a> Config<'a> {
             Some(rope) => Some(rope),
             None => self.object("rope_scaling")?,
         };
+        // One object per layer type; transformers' tagged numbers are objects too.
+        let is_kind = |value: &Value| value.is_object() && value.get("__float__").is_none();
+        if let Some((kind, _)) = nested.and_then(|rope| rope.0.iter().find(|(_, v)| is_kind(v))) {
+            let reason = format!("settings for single layer types ({kind}) are not supported");
+            return Err(Error::config("rope_parameters", reason));
+        }
         let max_tokens = self.size_or("max_position_embeddings", 2048)?;
         let rope = nested.unwrap_or(*self);
         let theta = match rope.number_opt("rope_theta")? {
@@ -216,7 +243,10 @@ impl<'a> Config<'a> {
             Ok(f64::from(n))
         };
         let ratio = |original: f64| -> Result<f64> {
-            Ok(rope.number_opt("factor")?.unwrap_or(f64::from(max_tokens) / original))
+            match rope.get("factor") {
+                Some(_) => rope.positive("factor"),
+                None => Ok(f64::from(max_tokens) / original),
+            }
         };
         Ok(match name {
             "default" | "mrope" => RopeKind::Default,

@@ -38,6 +38,7 @@ impl DenseConfig {
             return Err(Error::config("num_key_value_heads", reason));
         }
         let head_dim = config.size_or("head_dim", defaults.head_dim.unwrap_or(hidden / n_heads))?;
+        config.fits("head_dim", n_heads, head_dim)?;
         let norm_eps = config.number_or("rms_norm_eps", 1e-6)? as f32;
         let traditional = config.flag_or("rope_traditional", false)?;
         let rope = Rope::new(&config.rope(1e4)?, head_dim, rope_tokens, traditional)?;
@@ -45,7 +46,7 @@ impl DenseConfig {
             sizes: DecoderSizes {
                 vocab: config.size("vocab_size")?,
                 hidden,
-                n_layers: config.size("num_hidden_layers")?,
+                n_layers: config.n_layers()?,
                 norm_eps,
                 tied: config.flag_or("tie_word_embeddings", false)?,
             },

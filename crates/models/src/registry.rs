@@ -86,6 +86,10 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             let mut root = serde_json::from_str::<Value>(shapes::config(name)?)
                 .map_err(|e| Error::config(name, e.to_string()))?;
             let family = family(&root)?;
+            let most = Config::text(&root)?.n_layers()?;
+            if n_layers.is_some_and(|n| n > most) {
+                return Err(Error::config(name, format!("has only {most} layers to shorten")));
+            }
             if let (Some(n), Some(config)) = (n_layers, root.as_object_mut()) {
                 config.insert("num_hidden_layers".to_owned(), (*n).into());
                 config.remove("layer_types");
@@ -120,7 +124,7 @@ fn build(
     let row_only_bytes = if tally.head_is_tied { 0 } else { tally.embedding_bytes };
     let info = ModelInfo {
         family: family.model_type.to_owned(),
-        n_layers: config.size("num_hidden_layers")?,
+        n_layers: config.n_layers()?,
         vocab_size: config.size("vocab_size")?,
         context_tokens,
         n_parameters: tally.n_parameters,
