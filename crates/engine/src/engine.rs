@@ -100,7 +100,8 @@ impl Engine {
             },
         };
         let proves_products = device.backend() != Backend::Cpu;
-        let options = LoadOptions { proves_products, ..LoadOptions::default() };
+        let memory_bytes = memory::available_bytes(&device)?;
+        let options = LoadOptions { proves_products, memory_bytes, ..LoadOptions::default() };
         let loaded = models::load(&source, &options, progress)?;
         mlx::memory::clear_cache()?;
         for note in &loaded.notes {
@@ -133,14 +134,21 @@ impl Engine {
         }
     }
 
-    /// Accepts a request, which must fit the model.
+    /// Accepts a request, which must fit the model. It may end before `max_tokens` where the
+    /// context or the memory for keys and values ends.
     ///
     /// # Errors
-    /// Its keys and values would not fit into memory.
+    /// The prompt's keys and values, and those of one new token, would not fit into memory.
     pub fn submit(&mut self, mut request: GenerateRequest) -> Result<()> {
-        let room = self.loaded.info.context_tokens as usize - request.prompt.len();
+        let n_prompt = request.prompt.len();
+        self.check_memory(n_prompt + 1, 1)?;
+        let in_context = self.loaded.info.context_tokens as u64;
+        let in_memory = match memory::available_bytes(&self.device)? {
+            Some(free_bytes) => free_bytes / self.loaded.info.kv_bytes_per_token.max(1),
+            None => u64::MAX,
+        };
+        let room = in_context.min(in_memory).saturating_sub(n_prompt as u64).max(1);
         request.max_tokens = request.max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX));
-        self.check_memory(request.prompt.len() + request.max_tokens as usize, 1)?;
         self.waiting.push_back(Sequence::new(request, &self.loaded));
         Ok(())
     }

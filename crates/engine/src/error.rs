@@ -43,6 +43,7 @@ impl From<models::Error> for Error {
     fn from(error: models::Error) -> Self {
         match error {
             models::Error::Mlx(error) => error.into(),
+            short @ models::Error::Memory { .. } => Self::world(short.to_string()),
             other => Self::caller(other.to_string()),
         }
     }

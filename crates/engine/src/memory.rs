@@ -27,10 +27,17 @@ pub(crate) fn total_bytes(facts: &BTreeMap<String, String>) -> Option<u64> {
     ["total_memory", "memory_size"].iter().find_map(|key| facts.get(*key)?.parse().ok())
 }
 
-/// Linux's own estimate of what programs can get without swapping.
+/// Linux's own estimate of what programs can get without swapping, within the limit of the control
+/// group, as containers have one.
 fn system_available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
-    Some(kib * 1024)
+    let number = |name: &str| {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let in_group = number("memory.max").zip(number("memory.current"));
+    let in_group = in_group.map_or(u64::MAX, |(max, current)| max.saturating_sub(current));
+    Some((kib * 1024).min(in_group))
 }

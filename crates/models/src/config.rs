@@ -118,6 +118,11 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// A finite number above 0, or none.
+    fn positive_opt(&self, key: &str) -> Result<Option<f64>> {
+        self.number_opt(key)?.map(|_| self.positive(key)).transpose()
+    }
+
     /// A boolean with a default.
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
         match self.get(key) {
@@ -210,8 +215,11 @@ impl<'a> Config<'a> {
             Some(theta) => theta,
             None => self.number_or("rope_theta", default_theta)?,
         };
-        if theta <= 1.0 {
-            return Err(Error::config("rope_theta", format!("must be above 1, not {theta}")));
+        if !(theta > 1.0 && theta < 1e30) {
+            return Err(Error::config(
+                "rope_theta",
+                format!("must be between 1 and 1e30, not {theta}"),
+            ));
         }
         let partial = match rope.number_opt("partial_rotary_factor")? {
             Some(partial) => partial,
@@ -264,7 +272,7 @@ impl<'a> Config<'a> {
                 beta_fast: rope.number_opt("beta_fast")?.filter(|b| *b != 0.0).unwrap_or(32.0),
                 beta_slow: rope.number_opt("beta_slow")?.filter(|b| *b != 0.0).unwrap_or(1.0),
                 truncate: rope.flag_or("truncate", true)?,
-                attention_factor: rope.number_opt("attention_factor")?,
+                attention_factor: rope.positive_opt("attention_factor")?,
                 mscale: rope.number_opt("mscale")?,
                 mscale_all_dim: rope.number_opt("mscale_all_dim")?,
             },
@@ -273,7 +281,7 @@ impl<'a> Config<'a> {
                 long: rope.numbers("long_factor")?,
                 original_tokens: original()?,
                 factor: ratio(original()?)?,
-                attention_factor: rope.number_opt("attention_factor")?,
+                attention_factor: rope.positive_opt("attention_factor")?,
             },
             other => {
                 let reason = format!(

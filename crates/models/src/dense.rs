@@ -40,6 +40,9 @@ impl DenseConfig {
         let head_dim = config.size_or("head_dim", defaults.head_dim.unwrap_or(hidden / n_heads))?;
         config.fits("head_dim", n_heads, head_dim)?;
         let norm_eps = config.number_or("rms_norm_eps", 1e-6)? as f32;
+        if norm_eps < 0.0 {
+            return Err(Error::config("rms_norm_eps", format!("must not be below 0: {norm_eps}")));
+        }
         let traditional = config.flag_or("rope_traditional", false)?;
         let rope = Rope::new(&config.rope(1e4)?, head_dim, rope_tokens, traditional)?;
         Ok(Self {

@@ -59,6 +59,17 @@ pub enum Error {
         /// The name given.
         name: String,
     },
+    /// The weights do not fit into memory.
+    #[error(
+        "the weights need {} MiB of memory or more, but only {} MiB are free: close other \
+         programs, or take a smaller or more quantized model", .needed_bytes >> 20, .free_bytes >> 20
+    )]
+    Memory {
+        /// What is needed at least.
+        needed_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
     /// Loading was called off by the caller's progress callback.
     #[error("loading was cancelled")]
     Cancelled,

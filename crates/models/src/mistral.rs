@@ -1,5 +1,6 @@
-//! Mistral. Reference: transformers 5.23 `modeling_mistral.py`. Differs from llama: every layer
-//! sees through a window, unless `sliding_window` is null. No biases.
+//! Mistral. Reference: transformers 5.23 `modeling_mistral.py`.
+//! Differs from llama: every layer sees through a window, unless `sliding_window` is null or
+//! `layer_types` says otherwise. No biases.
 
 use crate::checkpoint::Weights;
 use crate::config::Config;
@@ -22,5 +23,12 @@ pub(crate) fn build(
         true => config.size_opt("sliding_window")?,
         false => Some(DEFAULT_WINDOW),
     };
-    dense.decoder(weights, &vec![window; dense.sizes.n_layers as usize])
+    let n_layers = dense.sizes.n_layers;
+    let windows = match config.layer_types(n_layers, &["full_attention", "sliding_attention"])? {
+        None => vec![window; n_layers as usize],
+        Some(types) => {
+            types.iter().map(|kind| window.filter(|_| *kind == "sliding_attention")).collect()
+        }
+    };
+    dense.decoder(weights, &windows)
 }

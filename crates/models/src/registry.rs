@@ -58,6 +58,8 @@ pub struct LoadOptions {
     pub rope_tokens: Option<i32>,
     /// Compares the device's quantized products with plain ones, and avoids those that are wrong.
     pub proves_products: bool,
+    /// Fails before the weights take more than this much memory.
+    pub memory_bytes: Option<u64>,
 }
 
 /// A config.json larger than this is none.
@@ -115,6 +117,7 @@ fn build(
     weights: Weights<'_>,
     options: &LoadOptions,
 ) -> Result<Loaded> {
+    let weights = weights.within(options.memory_bytes)?;
     let weights = if options.proves_products { weights.prove_products() } else { weights };
     let config = Config::text(root)?;
     let context_tokens = config.size_or("max_position_embeddings", 2048)?;

@@ -32,6 +32,7 @@ pub struct Weights<'p> {
     source: Source,
     dtype: Dtype,
     proves_products: bool,
+    memory_bytes: Option<u64>,
     state: RefCell<State<'p>>,
 }
 
@@ -108,7 +109,13 @@ impl<'p> Weights<'p> {
             products: HashMap::new(),
             notes: Vec::new(),
         };
-        Self { source, dtype, proves_products: false, state: RefCell::new(state) }
+        Self {
+            source,
+            dtype,
+            proves_products: false,
+            memory_bytes: None,
+            state: RefCell::new(state),
+        }
     }
 
     /// Has the device's product proven for each form and size of quantized matrix. Worth its time
@@ -116,6 +123,25 @@ impl<'p> Weights<'p> {
     pub fn prove_products(mut self) -> Self {
         self.proves_products = true;
         self
+    }
+
+    /// Ends the loading with an error before it takes more than this much memory.
+    ///
+    /// # Errors
+    /// The files alone are larger.
+    pub fn within(mut self, memory_bytes: Option<u64>) -> Result<Self> {
+        self.memory_bytes = memory_bytes;
+        self.check_memory(self.state.borrow().total_bytes)?;
+        Ok(self)
+    }
+
+    fn check_memory(&self, needed_bytes: u64) -> Result<()> {
+        match self.memory_bytes {
+            Some(free_bytes) if needed_bytes > free_bytes => {
+                Err(Error::Memory { needed_bytes, free_bytes })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The activations' dtype.
@@ -200,10 +226,8 @@ impl<'p> Weights<'p> {
             let files = files.borrow();
             match names.each_ref().map(|name| files.entries.get(name).cloned()) {
                 [_, None] => return Ok(None),
-                [None, Some(_)] => {
-                    self.state.borrow_mut().missing.push(names[0].clone());
-                    return Ok(None);
-                }
+                // The dense path reports the weight as missing.
+                [None, Some(_)] => return Ok(None),
                 [Some(weight), Some(scales)] => (weight, scales),
             }
         };
@@ -297,9 +321,16 @@ impl<'w, 'p> Scope<'w, 'p> {
         }
     }
 
-    /// Notes that the head is the embedding, which a decode step then reads whole.
-    pub fn note_tied_head(&self) {
-        self.weights.state.borrow_mut().tally.head_is_tied = true;
+    /// Notes that the head is the embedding, which a decode step then reads whole; `is_stated` says
+    /// whether the config knows.
+    pub fn note_tied_head(&self, is_stated: bool) {
+        let mut state = self.weights.state.borrow_mut();
+        state.tally.head_is_tied = true;
+        if !is_stated {
+            let note = "there is no lm_head although config.json does not say that it is tied: \
+                        the embedding serves as the head";
+            state.notes.push(note.to_owned());
+        }
     }
 
     /// A linear layer `n_in` → `n_out`.
@@ -378,9 +409,10 @@ impl<'w, 'p> Scope<'w, 'p> {
     /// Reads what has been taken so far into memory, checks it, and reports progress.
     ///
     /// # Errors
-    /// A file cannot be read, scales are not finite, or the caller called it off.
+    /// A file cannot be read, scales are not finite, memory is short, or the caller called it off.
     pub fn settle(&self) -> Result<()> {
         let mut state = self.weights.state.borrow_mut();
+        self.weights.check_memory(state.tally.weight_bytes)?;
         let pending = std::mem::take(&mut state.pending);
         let checks = std::mem::take(&mut state.checks);
         mlx::eval(pending.iter().chain(checks.iter().map(|(_, _, check)| check)))?;

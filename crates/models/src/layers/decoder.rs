@@ -58,7 +58,7 @@ impl Decoder {
         let lm_head = if weights.has_linear("lm_head", !sizes.tied) {
             weights.linear("lm_head", sizes.hidden, sizes.vocab, false)?.weight
         } else {
-            weights.note_tied_head();
+            weights.note_tied_head(sizes.tied);
             embed_tokens.as_head()?
         };
         weights.settle()?;

@@ -176,6 +176,7 @@ fn configs_that_lie_are_refused_by_the_name_of_the_field() {
         ("num_hidden_layers", json!(2), &["model.layers.2.", "does not have"]),
         ("hidden_act", json!("gelu"), &["hidden_act", "gelu", "silu"]),
         ("rms_norm_eps", json!("small"), &["rms_norm_eps"]),
+        ("rms_norm_eps", json!(-1e-5), &["rms_norm_eps", "below 0"]),
         ("attention_bias", json!("yes"), &["attention_bias"]),
         ("rope_parameters", json!({"rope_type": "spiral"}), &["rope_type", "spiral", "yarn"]),
         ("rope_parameters", json!({"rope_type": "linear"}), &["factor", "missing"]),
@@ -260,4 +261,24 @@ fn loading_can_be_called_off_and_reports_growing_bytes() {
     });
     assert!(matches!(result, Err(models::Error::Cancelled)));
     assert!(seen[0].0 < seen[1].0 && seen[1].0 < seen[1].1, "{seen:?}");
+}
+
+#[test]
+fn weights_larger_than_the_memory_are_refused_before_they_are_read() {
+    let dir = folder_of(&goldens().join("llama/default"), 1);
+    let options = LoadOptions { memory_bytes: Some(1000), ..LoadOptions::default() };
+    let said = folder::load(dir.path(), &options).unwrap_err().to_string();
+    check(&said, &["memory", "0 MiB are free"]);
+}
+
+#[test]
+fn a_head_that_is_not_there_is_the_embedding_with_a_note() {
+    mlx::Device::open().unwrap();
+    let case = goldens().join("llama/default");
+    let mut list = tensors(&case);
+    list.remove("lm_head.weight");
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &folder::json(&case.join("config.json")), list, 1);
+    let loaded = folder::load(dir.path(), &LoadOptions::default()).unwrap();
+    check(&loaded.notes.join(" "), &["lm_head"]);
 }

@@ -13,7 +13,12 @@ fn every_quantized_folder_agrees_with_transformers_on_its_dequantized_weights() 
         let facts = json(&case.join("case.json"));
         let tokens = case_tokens(&facts);
         let rope_tokens = facts["rope_length"].as_i64().map(|n| n as i32);
-        let options = LoadOptions { dtype: Some(Dtype::F32), rope_tokens, proves_products: true };
+        let options = LoadOptions {
+            dtype: Some(Dtype::F32),
+            rope_tokens,
+            proves_products: true,
+            ..LoadOptions::default()
+        };
         let loaded =
             folder::load(&case, &options).unwrap_or_else(|e| panic!("{}: {e}", case.display()));
         let wanted = expected(&case, "expected.f32");
