@@ -361,6 +361,25 @@ fn logits_become_a_numpy_file() {
     home.run(Script::default(), &nowhere).fails(1, &["cannot write no/such/folder/x.npy"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn logits_never_replace_what_is_no_file() {
+    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::net::UnixListener;
+
+    let home = Home::new();
+    let path = home.dir.path().join("socket");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let folder = home.dir.path().to_str().unwrap();
+    for (out, what) in
+        [(path.to_str().unwrap(), "a device, a pipe or a socket"), (folder, "a folder")]
+    {
+        let args = ["logits", "tiny", "--tokens", "7", "--out", out];
+        home.run(Script::default(), &args).fails(2, &[what, "name a file"]);
+    }
+    assert!(fs::metadata(&path).unwrap().file_type().is_socket());
+}
+
 #[test]
 fn doctor_finds_what_is_wrong() {
     let home = Home::new();
