@@ -35,7 +35,7 @@ pub struct SamplingFlags {
     #[arg(long, env = "OFFSHOOT_TOP_P", value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Keep only the K most likely tokens (0: all)
-    #[arg(long, env = "OFFSHOOT_TOP_K", value_name = "K")]
+    #[arg(long, env = "OFFSHOOT_TOP_K", allow_negative_numbers = true, value_name = "K")]
     pub top_k: Option<u32>,
     /// Drop tokens below this share of the most likely one's probability
     #[arg(long, env = "OFFSHOOT_MIN_P", value_name = "P", allow_negative_numbers = true)]
@@ -65,7 +65,7 @@ pub struct SamplingFlags {
     )]
     pub frequency_penalty: Option<f32>,
     /// Seed of the random choices: same seed, same answer (without it: a new one each time)
-    #[arg(long, env = "OFFSHOOT_SEED", value_name = "N")]
+    #[arg(long, env = "OFFSHOOT_SEED", allow_negative_numbers = true, value_name = "N")]
     pub seed: Option<u64>,
 }
 

@@ -242,10 +242,13 @@ fn a_model_without_a_template_can_be_continued_raw() {
 #[test]
 fn bad_flags_are_usage_errors_that_name_the_flag() {
     let home = Home::new();
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--temperature", "-1"], "--temperature must be at least 0"),
         (&["--top-p", "nan"], "--top-p must be above 0"),
         (&["--max-tokens", "0"], "--max-tokens"),
+        (&["--max-tokens", "-1"], "invalid value '-1' for '--max-tokens <N>'"),
+        (&["--seed", "-1"], "invalid value '-1' for '--seed <N>'"),
+        (&["--top-k", "-1"], "invalid value '-1' for '--top-k <K>'"),
         (&["--backend", "rocm"], "auto, cpu, cuda or metal"),
         (&["--repetition-penalty", "0"], "--repetition-penalty must be above 0"),
         (&["--frobnicate"], "--frobnicate"),
@@ -254,6 +257,21 @@ fn bad_flags_are_usage_errors_that_name_the_flag() {
         let args: Vec<_> = ["run", "tiny", "hi"].iter().chain(flags).copied().collect();
         home.run(Script::default(), &args).fails(2, &[says]);
     }
+}
+
+#[test]
+fn variables_of_switches_take_the_usual_words_for_yes_and_no() {
+    let home = Home::new();
+    let program = Program::Serve(Script::default());
+    let ran = |value: &str| {
+        let mut command = home.command(&program, &["run", "tiny", "hi"]);
+        finish(command.env("OFFSHOOT_JSON", value).spawn().unwrap())
+    };
+    let is_json = |value: &str| ran(value).stdout.starts_with('{');
+    for (value, on) in [("1", true), ("true", true), ("yes", true), ("0", false), ("no", false)] {
+        assert_eq!(is_json(value), on, "{value}");
+    }
+    ran("perhaps").fails(2, &["perhaps", "--json"]);
 }
 
 #[test]
