@@ -130,10 +130,11 @@ fn of_generation_config(config: &Map<String, Value>) -> Result<Sampling> {
     Ok(sampling)
 }
 
-/// A new seed for each call: the standard library's hash keys are random.
+/// A new seed for each call: the standard library's hash keys are random. Below 2^53, so that a
+/// reader of the JSON who keeps numbers as doubles can give the very seed back.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
+    RandomState::new().hash_one(std::process::id()) >> 11
 }
 
 #[cfg(test)]
@@ -167,6 +168,13 @@ mod tests {
                 other => panic!("{json}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_new_seed_is_exact_as_a_double_and_new_each_time() {
+        let seeds: std::collections::BTreeSet<u64> = (0..64).map(|_| random_seed()).collect();
+        assert!(seeds.len() > 1);
+        assert!(seeds.iter().all(|&seed| seed < 1 << 53), "{seeds:?}");
     }
 
     #[test]
