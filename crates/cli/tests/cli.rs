@@ -554,3 +554,27 @@ fn a_chat_goes_on_after_an_answer_was_stopped() {
     let history = fs::read_to_string(home.dir.path().join("history")).unwrap();
     assert!(history.contains("hi") && !history.contains("not sent"), "{history:?}");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_chat_that_outgrows_the_context_says_how_to_go_on() {
+    let home = Home::new();
+    let script = Script { answer: vec![1, 2], context_tokens: 12, ..Script::default() };
+    let mut chat = Chat::start(&home, script);
+    chat.shows("/help for help");
+    chat.shows("> ");
+    chat.types("hi hi\r");
+    chat.shows("one two");
+    chat.shows("> ");
+    chat.types("hi hi hi hi hi hi hi hi hi hi hi hi\r");
+    chat.shows("context of 12 tokens");
+    chat.shows("/clear forgets the conversation");
+    chat.shows("> ");
+    chat.types("/clear\r");
+    chat.shows("> ");
+    chat.types("hi hi\r");
+    chat.shows("one two");
+    chat.shows("> ");
+    chat.types("\x04");
+    assert_eq!(chat.child.wait().unwrap().code(), Some(0));
+}
