@@ -35,7 +35,7 @@ pub struct SamplingFlags {
     #[arg(long, env = "OFFSHOOT_TOP_P", value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Keep only the K most likely tokens (0: all)
-    #[arg(long, env = "OFFSHOOT_TOP_K", value_name = "K")]
+    #[arg(long, env = "OFFSHOOT_TOP_K", allow_negative_numbers = true, value_name = "K")]
     pub top_k: Option<u32>,
     /// Drop tokens below this share of the most likely one's probability
     #[arg(long, env = "OFFSHOOT_MIN_P", value_name = "P", allow_negative_numbers = true)]
@@ -65,7 +65,7 @@ pub struct SamplingFlags {
     )]
     pub frequency_penalty: Option<f32>,
     /// Seed of the random choices: same seed, same answer (without it: a new one each time)
-    #[arg(long, env = "OFFSHOOT_SEED", value_name = "N")]
+    #[arg(long, env = "OFFSHOOT_SEED", allow_negative_numbers = true, value_name = "N")]
     pub seed: Option<u64>,
 }
 
@@ -130,10 +130,11 @@ fn of_generation_config(config: &Map<String, Value>) -> Result<Sampling> {
     Ok(sampling)
 }
 
-/// A new seed for each call: the standard library's hash keys are random.
+/// A new seed for each call: the standard library's hash keys are random. Below 2^53, so that a
+/// reader of the JSON who keeps numbers as doubles can give the very seed back.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
+    RandomState::new().hash_one(std::process::id()) >> 11
 }
 
 #[cfg(test)]
@@ -167,6 +168,13 @@ mod tests {
                 other => panic!("{json}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_new_seed_is_exact_as_a_double_and_new_each_time() {
+        let seeds: std::collections::BTreeSet<u64> = (0..64).map(|_| random_seed()).collect();
+        assert!(seeds.len() > 1);
+        assert!(seeds.iter().all(|&seed| seed < 1 << 53), "{seeds:?}");
     }
 
     #[test]

@@ -242,10 +242,13 @@ fn a_model_without_a_template_can_be_continued_raw() {
 #[test]
 fn bad_flags_are_usage_errors_that_name_the_flag() {
     let home = Home::new();
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--temperature", "-1"], "--temperature must be at least 0"),
         (&["--top-p", "nan"], "--top-p must be above 0"),
         (&["--max-tokens", "0"], "--max-tokens"),
+        (&["--max-tokens", "-1"], "invalid value '-1' for '--max-tokens <N>'"),
+        (&["--seed", "-1"], "invalid value '-1' for '--seed <N>'"),
+        (&["--top-k", "-1"], "invalid value '-1' for '--top-k <K>'"),
         (&["--backend", "rocm"], "auto, cpu, cuda or metal"),
         (&["--repetition-penalty", "0"], "--repetition-penalty must be above 0"),
         (&["--frobnicate"], "--frobnicate"),
@@ -254,6 +257,21 @@ fn bad_flags_are_usage_errors_that_name_the_flag() {
         let args: Vec<_> = ["run", "tiny", "hi"].iter().chain(flags).copied().collect();
         home.run(Script::default(), &args).fails(2, &[says]);
     }
+}
+
+#[test]
+fn variables_of_switches_take_the_usual_words_for_yes_and_no() {
+    let home = Home::new();
+    let program = Program::Serve(Script::default());
+    let ran = |value: &str| {
+        let mut command = home.command(&program, &["run", "tiny", "hi"]);
+        finish(command.env("OFFSHOOT_JSON", value).spawn().unwrap())
+    };
+    let is_json = |value: &str| ran(value).stdout.starts_with('{');
+    for (value, on) in [("1", true), ("true", true), ("yes", true), ("0", false), ("no", false)] {
+        assert_eq!(is_json(value), on, "{value}");
+    }
+    ran("perhaps").fails(2, &["perhaps", "--json"]);
 }
 
 #[test]
@@ -359,6 +377,25 @@ fn logits_become_a_numpy_file() {
     home.run(Script::default(), &unknown).fails(1, &["token 512", "0 to 511"]);
     let nowhere = ["logits", "tiny", "--tokens", "1", "--out", "no/such/folder/x.npy"];
     home.run(Script::default(), &nowhere).fails(1, &["cannot write no/such/folder/x.npy"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn logits_never_replace_what_is_no_file() {
+    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::net::UnixListener;
+
+    let home = Home::new();
+    let path = home.dir.path().join("socket");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let folder = home.dir.path().to_str().unwrap();
+    for (out, what) in
+        [(path.to_str().unwrap(), "a device, a pipe or a socket"), (folder, "a folder")]
+    {
+        let args = ["logits", "tiny", "--tokens", "7", "--out", out];
+        home.run(Script::default(), &args).fails(2, &[what, "name a file"]);
+    }
+    assert!(fs::metadata(&path).unwrap().file_type().is_socket());
 }
 
 #[test]
@@ -516,4 +553,28 @@ fn a_chat_goes_on_after_an_answer_was_stopped() {
     assert_eq!(chat.child.wait().unwrap().code(), Some(0));
     let history = fs::read_to_string(home.dir.path().join("history")).unwrap();
     assert!(history.contains("hi") && !history.contains("not sent"), "{history:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_chat_that_outgrows_the_context_says_how_to_go_on() {
+    let home = Home::new();
+    let script = Script { answer: vec![1, 2], context_tokens: 12, ..Script::default() };
+    let mut chat = Chat::start(&home, script);
+    chat.shows("/help for help");
+    chat.shows("> ");
+    chat.types("hi hi\r");
+    chat.shows("one two");
+    chat.shows("> ");
+    chat.types("hi hi hi hi hi hi hi hi hi hi hi hi\r");
+    chat.shows("context of 12 tokens");
+    chat.shows("/clear forgets the conversation");
+    chat.shows("> ");
+    chat.types("/clear\r");
+    chat.shows("> ");
+    chat.types("hi hi\r");
+    chat.shows("one two");
+    chat.shows("> ");
+    chat.types("\x04");
+    assert_eq!(chat.child.wait().unwrap().code(), Some(0));
 }

@@ -8,13 +8,14 @@
 //! Invariants:
 //! - Every accepted request ends with exactly one `Finished` or `Failed`; no event about it
 //!   follows.
-//! - When the parent is gone (its end of the channel is closed), the loop ends.
+//! - When the parent is gone (its end of the channel is closed), the loop ends, and the executable
+//!   ends soon after even in the midst of a step.
 //! - Nothing here knows MLX, a file or a clock.
 
 mod channel;
 mod engine;
 mod run;
 
-pub use channel::{Inherited, inherited};
+pub use channel::{Inherited, Watched, inherited};
 pub use engine::{Engine, EngineError, Loader, Outcome, StepOutcome};
 pub use run::{RunError, run};

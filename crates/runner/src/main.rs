@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use protocol::{
     BenchRequest, BenchResult, DeviceInfo, Event, GenerateRequest, LoadRequest, LogitsRequest,
@@ -16,11 +17,26 @@ fn main() -> ExitCode {
         Err(error) => return fail(error),
     };
     let build = env!("CARGO_PKG_VERSION");
-    match runner::run(channel.reader, channel.writer, build, Loader { backend: backend() }) {
+    let reader = runner::Watched::new(channel.reader, end_soon);
+    match runner::run(reader, channel.writer, build, Loader { backend: backend() }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Reported(_)) => ExitCode::FAILURE,
         Err(error) => fail(error),
     }
+}
+
+/// For a step that is nearly done when the parent goes, and for an orderly end.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The parent has gone: ends the process also in the midst of a step. It must not wait for the
+/// threads that compute, as an orderly exit does.
+fn end_soon() {
+    std::thread::spawn(|| {
+        std::thread::sleep(ORPHAN_PATIENCE);
+        #[cfg(unix)]
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGKILL);
+        std::process::abort();
+    });
 }
 
 fn fail(error: impl std::fmt::Display) -> ExitCode {

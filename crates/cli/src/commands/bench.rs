@@ -1,6 +1,7 @@
 //! `offshoot bench`: prefill and decode speed.
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use hub::Hub;
 use protocol::{BenchRequest, BenchResult, Command, Event, FinishReason};
 use serde_json::{Value, json};
@@ -30,11 +31,11 @@ pub struct Bench {
           value_name = "N,...", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Vec<u32>,
     /// Make a shape with only this many layers
-    #[arg(long, env = "OFFSHOOT_LAYERS", value_name = "N",
+    #[arg(long, env = "OFFSHOOT_LAYERS", allow_negative_numbers = true, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     layers: Option<u32>,
     /// Print one JSON object per batch size
-    #[arg(long, env = "OFFSHOOT_JSON")]
+    #[arg(long, env = "OFFSHOOT_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
     #[command(flatten)]
     backend: BackendFlags,

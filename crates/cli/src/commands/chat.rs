@@ -70,6 +70,9 @@ pub fn chat(
                     // The runner lives on after what went wrong with one request.
                     Err(Failure::Failed(message)) if session.is_alive() => {
                         say(&format!("error: {}", message.error));
+                        if talk.has_turns() {
+                            say("hint: /clear forgets the conversation and makes room");
+                        }
                     }
                     Err(failure) => return Err(failure),
                 }
@@ -94,6 +97,10 @@ impl Talk {
     fn new(system: Option<String>) -> Self {
         let messages = system.map(|text| Message::new(Role::System, text)).into_iter().collect();
         Self { messages }
+    }
+
+    fn has_turns(&self) -> bool {
+        self.messages.iter().any(|message| message.role != Role::System)
     }
 
     fn clear(&mut self) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use hub::{DEMO, Hub, HubError};
 use protocol::DeviceInfo;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use crate::session::{BUILD, choose_backend};
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Print a JSON object
-    #[arg(long, env = "OFFSHOOT_JSON")]
+    #[arg(long, env = "OFFSHOOT_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
     #[command(flatten)]
     backend: BackendFlags,

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use hub::{Entry, Hub};
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ use crate::output::{Output, bytes, say, table};
 #[derive(Debug, Args)]
 pub struct List {
     /// Print a JSON array
-    #[arg(long, env = "OFFSHOOT_JSON")]
+    #[arg(long, env = "OFFSHOOT_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
 }
 

@@ -1,6 +1,6 @@
 //! `offshoot logits`: every position's logits as a NumPy file, for porters and parity tests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hub::Hub;
@@ -35,9 +35,7 @@ impl Logits {
     /// Runs the command.
     pub fn execute(self, interrupts: &Interrupts) -> Result<()> {
         let model = Hub::of_user()?.resolve(&self.model)?;
-        if self.out.is_dir() {
-            return Err(Failure::usage(format!("--out {} is a folder", self.out.display())));
-        }
+        check_out(&self.out)?;
         let mut session = Session::start(source(&model, None)?, &self.backend, interrupts)?;
         let id = session.next_id();
         let n_tokens = self.tokens.len();
@@ -63,4 +61,14 @@ impl Logits {
             FinishReason::Stop | FinishReason::Length => file.finish().map_err(failed),
         }
     }
+}
+
+/// The finished file is moved over what has its name: only a file may have it.
+fn check_out(out: &Path) -> Result<()> {
+    let what = match out.metadata() {
+        Ok(there) if there.is_dir() => "a folder",
+        Ok(there) if !there.is_file() => "a device, a pipe or a socket",
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(format!("--out {} is {what}", out.display())).with_hint("name a file"))
 }

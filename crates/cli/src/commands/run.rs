@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Read};
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use hub::{DEMO, Hub, Model, ModelFolder};
 use protocol::{Command, Event, FinishReason, GenerateRequest, Sampling, Timings};
 use serde_json::{Value, json};
@@ -29,7 +30,7 @@ pub struct Run {
     /// What to answer; text from a pipe is appended
     prompt: Option<String>,
     /// Most tokens of an answer (without it: what the model's context allows)
-    #[arg(long, env = "OFFSHOOT_MAX_TOKENS", value_name = "N",
+    #[arg(long, env = "OFFSHOOT_MAX_TOKENS", allow_negative_numbers = true, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
     #[command(flatten)]
@@ -38,19 +39,19 @@ pub struct Run {
     #[arg(long, env = "OFFSHOOT_SYSTEM", value_name = "TEXT")]
     system: Option<String>,
     /// Have the model think first, and show it also where the output is no terminal
-    #[arg(long, env = "OFFSHOOT_THINK", overrides_with = "no_think")]
+    #[arg(long, env = "OFFSHOOT_THINK", value_parser = BoolishValueParser::new(), overrides_with = "no_think")]
     think: bool,
     /// Have the model answer without thinking first
     #[arg(long, overrides_with = "think")]
     no_think: bool,
     /// Print one JSON object instead of text
-    #[arg(long, env = "OFFSHOOT_JSON")]
+    #[arg(long, env = "OFFSHOOT_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
     /// Print tokens and speeds on standard error
-    #[arg(long, env = "OFFSHOOT_VERBOSE")]
+    #[arg(long, env = "OFFSHOOT_VERBOSE", value_parser = BoolishValueParser::new())]
     verbose: bool,
     /// Continue the prompt as it is, without the chat template
-    #[arg(long, env = "OFFSHOOT_RAW", conflicts_with_all = ["system", "think", "no_think"])]
+    #[arg(long, env = "OFFSHOOT_RAW", value_parser = BoolishValueParser::new(), conflicts_with_all = ["system", "think", "no_think"])]
     raw: bool,
     #[command(flatten)]
     backend: BackendFlags,

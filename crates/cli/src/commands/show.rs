@@ -1,6 +1,7 @@
 //! `offshoot show`: what is known about a model without loading it.
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use hub::{Hub, Model, ModelFolder};
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ pub struct Show {
     /// Folder in Hugging Face layout, or a name from `offshoot list`
     model: String,
     /// Print a JSON object
-    #[arg(long, env = "OFFSHOOT_JSON")]
+    #[arg(long, env = "OFFSHOOT_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
 }
 
