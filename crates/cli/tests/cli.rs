@@ -7,6 +7,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+#[cfg(unix)]
+use std::{sync::mpsc, thread, time::Duration};
 
 use serde_json::{Value, json};
 use testkit::{LoadScript, PROGRAM_VAR, Program, Script};
@@ -278,7 +280,7 @@ fn variables_of_switches_take_the_usual_words_for_yes_and_no() {
 fn a_prompt_over_the_context_shows_both_numbers() {
     let script = Script { context_tokens: 3, ..Script::default() };
     let ran = Home::new().run(script, &["run", "tiny", "hi hi hi hi hi"]);
-    ran.fails(1, &["5 tokens", "context of 3 tokens"]);
+    ran.fails(1, &["5 tokens", "context is 3 tokens"]);
 }
 
 #[test]
@@ -471,11 +473,17 @@ fn ctrl_c_stops_a_load_a_prefill_and_an_answer() {
     }
 }
 
+/// How long a chat may take to show something: far longer than it ever does.
+#[cfg(unix)]
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A chat on a terminal of its own.
 #[cfg(unix)]
 struct Chat {
     child: Child,
     terminal: fs::File,
+    /// What a thread reads from the terminal, so that waiting for it can end.
+    output: mpsc::Receiver<Vec<u8>>,
     seen: String,
 }
 
@@ -487,11 +495,18 @@ impl Chat {
         let mut command = home.command(&Program::Serve(script), &["run", "tiny"]);
         command.stdin(side()).stdout(side()).stderr(side());
         command.env("TERM", "xterm").env_remove("NO_COLOR");
-        Self {
-            child: command.spawn().unwrap(),
-            terminal: fs::File::from(pty.master),
-            seen: String::new(),
-        }
+        let terminal = fs::File::from(pty.master);
+        let (sender, output) = mpsc::channel();
+        let mut reader = terminal.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut buf = [0; 4096];
+            while let Ok(n @ 1..) = reader.read(&mut buf) {
+                if sender.send(buf[..n].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child: command.spawn().unwrap(), terminal, output, seen: String::new() }
     }
 
     fn types(&mut self, keys: &str) {
@@ -500,15 +515,15 @@ impl Chat {
 
     /// What appears up to and including `text`, after what was seen before.
     fn shows(&mut self, text: &str) -> String {
-        let mut buf = [0; 4096];
         loop {
             if let Some(at) = self.seen.find(text) {
                 let rest = self.seen.split_off(at + text.len());
                 return std::mem::replace(&mut self.seen, rest);
             }
-            let n = self.terminal.read(&mut buf).unwrap_or(0);
-            assert!(n > 0, "the chat ended before {text:?}: {:?}", self.seen);
-            self.seen.push_str(&String::from_utf8_lossy(&buf[..n]));
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(error) => panic!("{error} before {text:?}: {:?}", self.seen),
+            }
         }
     }
 
@@ -567,7 +582,7 @@ fn a_chat_that_outgrows_the_context_says_how_to_go_on() {
     chat.shows("one two");
     chat.shows("> ");
     chat.types("hi hi hi hi hi hi hi hi hi hi hi hi\r");
-    chat.shows("context of 12 tokens");
+    chat.shows("context is 12 tokens");
     chat.shows("/clear forgets the conversation");
     chat.shows("> ");
     chat.types("/clear\r");

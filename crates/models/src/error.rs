@@ -59,6 +59,14 @@ pub enum Error {
         /// The name given.
         name: String,
     },
+    /// A shape cannot be built as asked.
+    #[error("shape '{name}': {reason}")]
+    Shape {
+        /// The shape's name.
+        name: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// The weights do not fit into memory.
     #[error(
         "the weights need {} MiB of memory or more, but only {} MiB are free: close other \

@@ -85,12 +85,16 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             build(family, &root, weights, options)
         }
         Source::Shape { name, quantization, n_layers } => {
+            let wrong = |reason: String| Error::Shape { name: name.clone(), reason };
             let mut root = serde_json::from_str::<Value>(shapes::config(name)?)
-                .map_err(|e| Error::config(name, e.to_string()))?;
-            let family = family(&root)?;
+                .map_err(|e| wrong(e.to_string()))?;
+            let family = family(&root).map_err(|_| {
+                let family = &root["model_type"];
+                wrong(format!("its family {family} cannot be built yet; {} can", buildable()))
+            })?;
             let most = Config::text(&root)?.n_layers()?;
             if n_layers.is_some_and(|n| n > most) {
-                return Err(Error::config(name, format!("has only {most} layers to shorten")));
+                return Err(wrong(format!("has only {most} layers to shorten")));
             }
             if let (Some(n), Some(config)) = (n_layers, root.as_object_mut()) {
                 config.insert("num_hidden_layers".to_owned(), (*n).into());
@@ -99,6 +103,15 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             build(family, &root, Weights::random(*quantization, progress), options)
         }
     }
+}
+
+/// The shapes whose families exist.
+fn buildable() -> String {
+    let can = |name: &&&str| {
+        let root = shapes::config(name).ok().and_then(|text| serde_json::from_str(text).ok());
+        root.is_some_and(|root: Value| family(&root).is_ok())
+    };
+    crate::SHAPE_NAMES.iter().filter(can).copied().collect::<Vec<_>>().join(", ")
 }
 
 fn family(root: &Value) -> Result<&'static Family> {

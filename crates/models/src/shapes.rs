@@ -68,10 +68,10 @@ impl FromStr for ShapeQuantization {
             "4bit" => Ok(ShapeQuantization::Affine4),
             "8bit" => Ok(ShapeQuantization::Affine8),
             "mxfp4" => Ok(ShapeQuantization::Mxfp4),
-            _ => Err(Error::config(
-                "shape",
-                format!("quantization '{name}' is none of bf16, 8bit, 4bit, mxfp4"),
-            )),
+            _ => Err(Error::Shape {
+                name: format!("…:{name}"),
+                reason: format!("quantization '{name}' is none of bf16, 8bit, 4bit, mxfp4"),
+            }),
         }
     }
 }

@@ -180,9 +180,12 @@ fn within_context(
     if n_tokens + new_tokens <= context_tokens {
         return Ok(());
     }
+    let new = match new_tokens {
+        0 => String::new(),
+        n => format!(", of which {n} must be left for new ones"),
+    };
     let reason = format!(
-        "is {n_tokens} tokens long, with room for {new_tokens} new ones that is more than the \
-         model's context of {context_tokens} tokens"
+        "is {n_tokens} tokens long, but the model's context is {context_tokens} tokens{new}"
     );
     Err(InvalidField::new(field, reason))
 }
