@@ -70,7 +70,9 @@ pub enum Error {
     /// The weights do not fit into memory.
     #[error(
         "the weights need {} MiB of memory or more, but only {} MiB are free: close other \
-         programs, or take a smaller or more quantized model", .needed_bytes >> 20, .free_bytes >> 20
+         programs, or take a smaller or more quantized model",
+        .needed_bytes >> 20,
+        .free_bytes >> 20
     )]
     Memory {
         /// What is needed at least.

@@ -39,7 +39,8 @@ pub struct Run {
     #[arg(long, env = "OFFSHOOT_SYSTEM", value_name = "TEXT")]
     system: Option<String>,
     /// Have the model think first, and show it also where the output is no terminal
-    #[arg(long, env = "OFFSHOOT_THINK", value_parser = BoolishValueParser::new(), overrides_with = "no_think")]
+    #[arg(long, env = "OFFSHOOT_THINK", value_parser = BoolishValueParser::new(),
+          overrides_with = "no_think")]
     think: bool,
     /// Have the model answer without thinking first
     #[arg(long, overrides_with = "think")]
@@ -51,7 +52,8 @@ pub struct Run {
     #[arg(long, env = "OFFSHOOT_VERBOSE", value_parser = BoolishValueParser::new())]
     verbose: bool,
     /// Continue the prompt as it is, without the chat template
-    #[arg(long, env = "OFFSHOOT_RAW", value_parser = BoolishValueParser::new(), conflicts_with_all = ["system", "think", "no_think"])]
+    #[arg(long, env = "OFFSHOOT_RAW", value_parser = BoolishValueParser::new(),
+          conflicts_with_all = ["system", "think", "no_think"])]
     raw: bool,
     #[command(flatten)]
     backend: BackendFlags,
