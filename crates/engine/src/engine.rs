@@ -65,7 +65,7 @@ pub(crate) fn describe(device: &Device) -> Result<DeviceInfo> {
     Ok(DeviceInfo {
         backend: device.backend().to_string(),
         device: name.cloned().unwrap_or_else(|| device.backend().to_string()),
-        memory_bytes: memory::total_bytes(&facts),
+        memory_bytes: memory::total_bytes(device, &facts),
         mlx_version: mlx::library_version()?,
     })
 }

@@ -22,22 +22,30 @@ pub(crate) fn available_bytes(device: &Device) -> Result<Option<u64>> {
     Ok(free.or(working_set.map(|total| total.saturating_sub(active))))
 }
 
-/// All memory of the device, as CUDA or Metal names it.
-pub(crate) fn total_bytes(facts: &BTreeMap<String, String>) -> Option<u64> {
+/// All memory of the device, as CUDA or Metal names it; that of the machine where it is the CPU.
+pub(crate) fn total_bytes(device: &Device, facts: &BTreeMap<String, String>) -> Option<u64> {
+    if device.backend() == Backend::Cpu {
+        return meminfo_bytes("MemTotal:");
+    }
     ["total_memory", "memory_size"].iter().find_map(|key| facts.get(*key)?.parse().ok())
 }
 
 /// Linux's own estimate of what programs can get without swapping, within the limit of the control
 /// group, as containers have one.
 fn system_available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
     let number = |name: &str| {
         let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?;
         text.trim().parse::<u64>().ok()
     };
     let in_group = number("memory.max").zip(number("memory.current"));
     let in_group = in_group.map_or(u64::MAX, |(max, current)| max.saturating_sub(current));
-    Some((kib * 1024).min(in_group))
+    Some(meminfo_bytes("MemAvailable:")?.min(in_group))
+}
+
+/// One line of Linux's /proc/meminfo.
+fn meminfo_bytes(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+    Some(kib * 1024)
 }
