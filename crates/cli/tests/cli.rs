@@ -32,7 +32,7 @@ struct Ran {
 /// Cargo builds a package's examples together with its tests.
 fn scripted_runner() -> PathBuf {
     let offshoot = Path::new(env!("CARGO_BIN_EXE_offshoot"));
-    let name = format!("scripted_runner{}", env::consts::EXE_SUFFIX);
+    let name = format!("cli_scripted_runner{}", env::consts::EXE_SUFFIX);
     let path = offshoot.parent().unwrap().join("examples").join(name);
     assert!(path.is_file(), "build it first: cargo test -p cli");
     path

@@ -16,7 +16,8 @@ use testkit::{LoadScript, PROGRAM_VAR, Program, Script};
 fn scripted_runner() -> PathBuf {
     let test = env::current_exe().unwrap();
     let target = test.parent().and_then(Path::parent).unwrap();
-    let path = target.join("examples").join(format!("scripted_runner{}", env::consts::EXE_SUFFIX));
+    let path =
+        target.join("examples").join(format!("server_scripted_runner{}", env::consts::EXE_SUFFIX));
     assert!(path.is_file(), "build it first: cargo test -p server");
     path
 }
