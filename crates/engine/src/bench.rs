@@ -9,6 +9,7 @@ use protocol::{BenchRequest, BenchResult};
 
 use crate::Result;
 use crate::engine::Outcome;
+use crate::sequence::last_logits;
 
 /// Decode steps before the clock starts: kernels compile and buffers grow at first use.
 const WARMUP_STEPS: u32 = 4;
@@ -112,9 +113,7 @@ fn measure(
 
 /// The best token after the last position of each row, i32 `[B, 1]`.
 fn greedy(loaded: &Loaded, hidden: &Array) -> Result<Array> {
-    let n = hidden.dim(1);
-    let last = if n == 1 { hidden.clone() } else { hidden.slice_axis(1, n - 1..n)? };
-    Ok(loaded.model.logits(&last)?.argmax(-1)?.astype(Dtype::I32)?)
+    Ok(last_logits(loaded, hidden)?.argmax(-1)?.astype(Dtype::I32)?)
 }
 
 const PROBE_BYTES: usize = 256 << 20;

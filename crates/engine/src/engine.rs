@@ -141,30 +141,28 @@ impl Engine {
     /// The prompt's keys and values, and those of one new token, would not fit into memory.
     pub fn submit(&mut self, mut request: GenerateRequest) -> Result<()> {
         let n_prompt = request.prompt.len();
-        self.check_memory(n_prompt + 1, 1)?;
+        let in_memory = self.check_memory(n_prompt + 1, 1)?;
         let in_context = self.loaded.info.context_tokens as u64;
-        let in_memory = match memory::available_bytes(&self.device)? {
-            Some(free_bytes) => free_bytes / self.loaded.info.kv_bytes_per_token.max(1),
-            None => u64::MAX,
-        };
         let room = in_context.min(in_memory).saturating_sub(n_prompt as u64).max(1);
         request.max_tokens = request.max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX));
         self.waiting.push_back(Sequence::new(request, &self.loaded));
         Ok(())
     }
 
-    fn check_memory(&self, n_tokens: usize, n_rows: usize) -> Result<()> {
+    /// Fails unless keys and values of so many tokens fit into memory; returns how many fit.
+    fn check_memory(&self, n_tokens: usize, n_rows: usize) -> Result<u64> {
+        let Some(free_bytes) = memory::available_bytes(&self.device)? else { return Ok(u64::MAX) };
         let n_all = (n_tokens as u64).saturating_mul(n_rows as u64);
         let needed_bytes = self.loaded.info.kv_bytes_per_token.saturating_mul(n_all);
-        match memory::available_bytes(&self.device)? {
-            Some(free_bytes) if needed_bytes > free_bytes => Err(Error::world(format!(
+        if needed_bytes > free_bytes {
+            return Err(Error::world(format!(
                 "{n_tokens} tokens need {} MiB of memory for keys and values, but only {} MiB are \
                  free: send a shorter prompt or ask for fewer new tokens",
                 needed_bytes >> 20,
                 free_bytes >> 20
-            ))),
-            _ => Ok(()),
+            )));
         }
+        Ok(free_bytes / self.loaded.info.kv_bytes_per_token.max(1))
     }
 
     /// Drops a request and frees what it holds; returns how far it had come.

@@ -110,9 +110,7 @@ impl Sequence {
 
     /// Samples after the last of these hidden states.
     fn draw(&mut self, loaded: &Loaded, hidden: &Array) -> Result<Sampled> {
-        let n = hidden.dim(1);
-        let last = if n == 1 { hidden.clone() } else { hidden.slice_axis(1, n - 1..n)? };
-        let logits = loaded.model.logits(&last)?.squeeze(&[1])?;
+        let logits = last_logits(loaded, hidden)?.squeeze(&[1])?;
         let row = Row {
             sampling: &self.request.sampling,
             tokens: &self.tokens,
@@ -147,6 +145,13 @@ impl Sequence {
             decode_ms: ms(prefilled, now),
         }
     }
+}
+
+/// Logits `[B, 1, V]` after the last of these hidden states `[B, L, E]`.
+pub(crate) fn last_logits(loaded: &Loaded, hidden: &Array) -> Result<Array> {
+    let n = hidden.dim(1);
+    let last = if n == 1 { hidden.clone() } else { hidden.slice_axis(1, n - 1..n)? };
+    Ok(loaded.model.logits(&last)?)
 }
 
 /// One token on the host.

@@ -195,8 +195,13 @@ impl Array {
     /// An array that lies compactly is read where it is: a copy would be queued behind whatever
     /// the device has been given to do since.
     fn copy_out<T: Copy + Plain>(&self) -> Result<Vec<T>> {
-        let whole = if self.is_row_contiguous()? { self.clone() } else { self.contiguous()? };
-        whole.eval()?;
+        let whole = if self.is_row_contiguous()? {
+            self.clone()
+        } else {
+            let copy = self.contiguous()?;
+            copy.eval()?;
+            copy
+        };
         let n_bytes = whole.n_bytes();
         let mut values = Vec::<T>::with_capacity(n_bytes / size_of::<T>());
         if n_bytes > 0 {

@@ -81,7 +81,7 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
             let root = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
             let family = family(&root)?;
-            let weights = Weights::open(folder, &root, options.dtype, progress)?;
+            let weights = Weights::open(folder, &root, options, progress)?;
             build(family, &root, weights, options)
         }
         Source::Shape { name, quantization, n_layers } => {
@@ -100,7 +100,7 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
                 config.insert("num_hidden_layers".to_owned(), (*n).into());
                 config.remove("layer_types");
             }
-            build(family, &root, Weights::random(*quantization, progress), options)
+            build(family, &root, Weights::random(*quantization, options, progress), options)
         }
     }
 }
@@ -130,8 +130,6 @@ fn build(
     weights: Weights<'_>,
     options: &LoadOptions,
 ) -> Result<Loaded> {
-    let weights = weights.within(options.memory_bytes)?;
-    let weights = if options.proves_products { weights.prove_products() } else { weights };
     let config = Config::text(root)?;
     let context_tokens = config.size_or("max_position_embeddings", 2048)?;
     let model = (family.build)(&config, &weights, options.rope_tokens.unwrap_or(context_tokens))?;

@@ -18,6 +18,7 @@ use safetensors::tensor::Dtype as FileDtype;
 use serde_json::Value;
 
 use crate::layers::{Embedding, Linear, Matrix, Product, RmsNorm};
+use crate::registry::LoadOptions;
 use crate::shapes::ShapeQuantization;
 use crate::{Error, Result};
 
@@ -31,8 +32,7 @@ pub type Progress<'p> = &'p mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 pub struct Weights<'p> {
     source: Source,
     dtype: Dtype,
-    proves_products: bool,
-    memory_bytes: Option<u64>,
+    options: LoadOptions,
     state: RefCell<State<'p>>,
 }
 
@@ -73,32 +73,45 @@ pub(crate) struct Tally {
 }
 
 impl<'p> Weights<'p> {
-    /// The files of a folder. `dtype` overrides the activations' dtype, which otherwise is that of
-    /// most float bytes.
+    /// The files of a folder. Where the options name no dtype, activations have that of most float
+    /// bytes.
     ///
     /// # Errors
-    /// A file is missing, broken or truncated, or the quantization settings are not understood.
+    /// A file is missing, broken or truncated, the quantization settings are not understood, or the
+    /// files are larger than the memory.
     pub fn open(
         folder: &Path,
         config: &Value,
-        dtype: Option<Dtype>,
+        options: &LoadOptions,
         progress: Progress<'p>,
     ) -> Result<Self> {
         let files = Files::open(folder)?;
         let declared = Declared::read(config)?;
-        let dtype = dtype.unwrap_or_else(|| prevailing_dtype(&files));
+        let dtype = options.dtype.unwrap_or_else(|| prevailing_dtype(&files));
         let total_bytes = files.entries.values().map(Entry::n_bytes).sum();
         let source =
             Source::Folder { path: folder.to_owned(), files: RefCell::new(files), declared };
-        Ok(Self::new(source, dtype, total_bytes, progress))
+        let weights = Self::new(source, dtype, total_bytes, options, progress);
+        weights.check_memory(total_bytes)?;
+        Ok(weights)
     }
 
     /// Random weights, bf16 activations. Their total size is not known beforehand.
-    pub fn random(quantization: ShapeQuantization, progress: Progress<'p>) -> Self {
-        Self::new(Source::Random(quantization), Dtype::Bf16, 0, progress)
+    pub fn random(
+        quantization: ShapeQuantization,
+        options: &LoadOptions,
+        progress: Progress<'p>,
+    ) -> Self {
+        Self::new(Source::Random(quantization), Dtype::Bf16, 0, options, progress)
     }
 
-    fn new(source: Source, dtype: Dtype, total_bytes: u64, progress: Progress<'p>) -> Self {
+    fn new(
+        source: Source,
+        dtype: Dtype,
+        total_bytes: u64,
+        options: &LoadOptions,
+        progress: Progress<'p>,
+    ) -> Self {
         let state = State {
             progress,
             total_bytes,
@@ -109,34 +122,11 @@ impl<'p> Weights<'p> {
             products: HashMap::new(),
             notes: Vec::new(),
         };
-        Self {
-            source,
-            dtype,
-            proves_products: false,
-            memory_bytes: None,
-            state: RefCell::new(state),
-        }
-    }
-
-    /// Has the device's product proven for each form and size of quantized matrix. Worth its time
-    /// on GPUs: MLX has one kernel per form there, and some were wrong.
-    pub fn prove_products(mut self) -> Self {
-        self.proves_products = true;
-        self
-    }
-
-    /// Ends the loading with an error before it takes more than this much memory.
-    ///
-    /// # Errors
-    /// The files alone are larger.
-    pub fn within(mut self, memory_bytes: Option<u64>) -> Result<Self> {
-        self.memory_bytes = memory_bytes;
-        self.check_memory(self.state.borrow().total_bytes)?;
-        Ok(self)
+        Self { source, dtype, options: options.clone(), state: RefCell::new(state) }
     }
 
     fn check_memory(&self, needed_bytes: u64) -> Result<()> {
-        match self.memory_bytes {
+        match self.options.memory_bytes {
             Some(free_bytes) if needed_bytes > free_bytes => {
                 Err(Error::Memory { needed_bytes, free_bytes })
             }
@@ -222,15 +212,9 @@ impl<'p> Weights<'p> {
         n_in: i32,
     ) -> Result<Option<Quantized>> {
         let names = ["weight", "scales"].map(|part| format!("{path}.{part}"));
-        let (weight, scales) = {
-            let files = files.borrow();
-            match names.each_ref().map(|name| files.entries.get(name).cloned()) {
-                [_, None] => return Ok(None),
-                // The dense path reports the weight as missing.
-                [None, Some(_)] => return Ok(None),
-                [Some(weight), Some(scales)] => (weight, scales),
-            }
-        };
+        let entries = names.each_ref().map(|name| files.borrow().entries.get(name).cloned());
+        // Scales without a weight: the dense path reports it as missing.
+        let [Some(weight), Some(scales)] = entries else { return Ok(None) };
         let quantization = declared.prove(path, &weight, &scales, n_in)?;
         let packed = n_in * quantization.bits / 32;
         let groups = n_in / quantization.group_size;
@@ -251,9 +235,7 @@ impl<'p> Weights<'p> {
 
     fn must_be_finite(&self, entry: &Entry, name: &str, array: &Array) -> Result<()> {
         let check = array.is_finite()?.all(&[0, 1])?;
-        if array.n_dims() == 2 {
-            self.state.borrow_mut().checks.push((entry.file.clone(), name.to_owned(), check));
-        }
+        self.state.borrow_mut().checks.push((entry.file.clone(), name.to_owned(), check));
         Ok(())
     }
 
@@ -262,7 +244,7 @@ impl<'p> Weights<'p> {
         let mut state = self.state.borrow_mut();
         state.tally.quantization.get_or_insert(matrix.quantization);
         // Placeholders of missing tensors cannot be multiplied; loading will fail by them.
-        if !self.proves_products || !state.missing.is_empty() {
+        if !self.options.proves_products || !state.missing.is_empty() {
             return Ok(Product::Fused);
         }
         let form = (matrix.quantization, rows, n_in);
