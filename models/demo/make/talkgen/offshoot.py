@@ -148,6 +148,18 @@ TOPICS = [
      ("A model needs about as much memory as its files are big, plus the cache. `offshoot doctor` shows what your machine has; `offshoot quantize` makes models smaller.",), None, ["memory"]),
     ("web", ("Is there a [web interface|UI|web UI|GUI|user interface]?", "Does it have a web page?", "Can I chat in the browser?"),
      ("Start `offshoot serve` and open http://127.0.0.1:11435 in your browser.",), "Yes", ["offshoot serve"]),
+    ("system", ("Does [Offshoot|it] [run on|work on|support] Windows?", "Is there a Windows [version|build]?", "Which operating systems are supported?", "Does it run on [Ubuntu|Debian|Fedora|Arch]?", "Which systems does Offshoot run on?", "Can I use it on Windows?"),
+     ("Offshoot runs on macOS and on Linux. I know of no build for Windows.",), "Linux", ["Linux"]),
+    ("pi", ("Can I run it on a [Raspberry Pi|phone|tablet|small computer|NAS]?", "Does it run on a [Raspberry Pi|phone|tablet]?", "Does Offshoot run on my phone?", "Does it run on an old computer?"),
+     ("I cannot promise that. Offshoot needs macOS or Linux and a processor that MLX supports; `offshoot doctor` tells you more.",), None, ["doctor"]),
+    ("docker", ("Is there a Docker image?", "Can I run it in Docker?", "Is there a container?", "Does it work in a container?", "Is there a package?"),
+     ("I know of no ready image. Offshoot is two programs, offshoot and offshoot-runner, so a container for it is easy to write.",), None, ["offshoot-runner"]),
+    ("version", ("What version is this?", "Which version do I have?", "What is the version?", "Which version of Offshoot is this?", "How new are you?", "What is the latest version?"),
+     ("I do not know which version you have. `offshoot --version` prints it.",), None, ["--version"]),
+    ("install", ("How do I install [Offshoot|it|this]?", "How do I build [Offshoot|it]?", "What do I need to build [it|Offshoot]?", "How do I compile Offshoot?", "Where can I download Offshoot?", "How do I update Offshoot?"),
+     ("One command in README.md builds everything and opens the chat. You need only Rust, a C++ compiler and python3 with pip.",), None, ["README"]),
+    ("author", ("Who is the author[ of Offshoot|]?", "Who [made|wrote|develops|maintains|created] Offshoot?", "Who is behind Offshoot?", "Who are the developers?", "Where is the source code?"),
+     ("Offshoot is an open source project. Its README and the commit log say who works on it.",), None, ["open source"]),
     ("compare", ("Is Offshoot better than [Ollama|llama.cpp|vLLM|LM Studio]?", "Why not use [Ollama|llama.cpp|vLLM|LM Studio]?", "How does it compare to [Ollama|vLLM|llama.cpp|LM Studio]?", "What is special about Offshoot?", "What makes Offshoot different?", "What is new about Offshoot?"),
      ("What is special about Offshoot is the prefix trie: all conversations share one cache that also survives pauses and restarts. For comparisons, measure with `offshoot bench`.",), "Trie", ["prefix trie"]),
 ]
@@ -157,7 +169,7 @@ BARE = {  # what people type as if into a search box
     "runner": "runner|offshoot-runner|crash", "mlx": "mlx|MLX", "backends": "backends|hardware|requirements|gpu|linux|mac", "metal": "metal", "cuda": "cuda|nvidia", "cpu": "cpu", "choose": "--backend|backend", "commands": "commands|usage|help commands|getting started", "apis": "api|APIs|the api", "openai": "openai|OpenAI API",
     "anthropic": "anthropic|claude code", "ollama": "ollama|ollama api", "port": "port|the port|url", "key": "api key|security|authentication", "format": "model format|formats|gguf|safetensors|model folder", "context": "context length|context window|context", "rust": "rust", "licence": "licence|license|price|open source", "batch": "batching|continuous batching|concurrency",
     "json_out": "json|json mode|structured output", "tools": "tools|tool calls|function calling", "options": "options|flags|temperature|seed", "env": "environment variables|config|settings", "stdin": "stdin|pipe|scripting", "private": "privacy|offline|internet", "blocks": "blocks|block table|paged cache", "scale": "multiple gpus|distributed|cluster",
-    "exact": "determinism|a hit equals a miss", "token": "token|tokens", "llm": "llm|language model", "prefill": "prefill|decode|ttft", "bigger": "bigger model|other models|load model|more models", "size": "model size|parameters", "quit": "ctrl-c|ctrl-d", "agents": "agents|coding agents", "quantize": "quantization|4 bit|quantize", "bench": "benchmark|speed|performance", "web": "web ui|gui",
+    "exact": "determinism|a hit equals a miss", "token": "token|tokens", "llm": "llm|language model", "prefill": "prefill|decode|ttft", "bigger": "bigger model|other models|load model|more models", "size": "model size|parameters", "quit": "ctrl-c|ctrl-d", "agents": "agents|coding agents", "quantize": "quantization|4 bit|quantize", "bench": "benchmark|speed|performance", "web": "web ui|gui", "install": "install|build|download", "version": "version|--version", "docker": "docker", "system": "windows|operating system",
 }
 BARE = {k: tuple(v.split("|")) for k, v in BARE.items()}
 MEAN = {"kv": ("KV cache", "kv cache", "caching", "prefix cache"), "trie": ("prefix trie", "trie"), "checkpoint": ("checkpoint", "checkpoints"), "tiers": ("tier", "three tiers"), "mlx": ("MLX",), "runner": ("runner", "offshoot-runner"), "blocks": ("block", "block table"), "batch": ("batching", "continuous batching"),
