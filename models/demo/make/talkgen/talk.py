@@ -35,7 +35,7 @@ SMALL = (
       "Some trees are connected by their roots, like conversations that share a prefix.", "Honey keeps for a very long time.", "Octopuses have three hearts."), None),
     ("poem", ("[Write|Tell|Make|Give] me a [short |]poem[.| please.|]", "A poem[, please|].", "Can you write a poem?", "Write a [haiku|poem about trees|poem about Offshoot|verse]."),
      ("A little shoot, a little tree,\nit keeps the words you said to me.\nWhat both have said it need not learn:\nit branches only where you turn.",
-      "One stem of words, and many leaves,\nthe trie keeps all that it receives.\nAnd when tomorrow you are here,\nthe old beginning is still near."), None),
+      "One stem of words, and many leaves,\na tree of all that it receives.\nAnd if you ask me something new,\na little branch will grow for you."), None),
     ("story", ("Tell me a [short |]story[.| please.|]", "Can you tell me a story?", "Write a [short |]story[.|]", "A story[, please|]."), None, None),
     ("love", ("Do you love me?", "Will you marry me?", "Are you my friend?", "Do you like me?", "Do you have [feelings|friends|a soul|a body|emotions]?", "Are you alive?", "Are you conscious?", "Do you sleep?", "Do you eat?", "How old are you?", "Where do you live?", "What do you like?", "What is your favourite [colour|food|animal|song]?"),
      ("I am only a tiny language model, so I have no life of my own. But I am glad to talk to you.",), "No"),
