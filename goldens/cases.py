@@ -6,6 +6,7 @@ wherever the family allows it, so that a swapped axis cannot pass.
 """
 
 import cases_experts
+import cases_hybrid
 from case import LONG, PLAIN, PLAIN100, Case, Family, rope, yarn
 
 # Base sizes. vocab, hidden, heads*head_dim, intermediate and kv*head_dim all differ; qwen2 has
@@ -19,7 +20,7 @@ FAMILIES = {
     "mistral": Family("Mistral", BASE | dict(vocab_size=83, intermediate_size=92)),
     "qwen2": Family("Qwen2", QWEN2 | dict(vocab_size=97)),
     "qwen3": Family("Qwen3", BASE | dict(vocab_size=79, hidden_size=54)),
-} | cases_experts.FAMILIES
+} | cases_experts.FAMILIES | cases_hybrid.FAMILIES
 
 CASES = [
     # llama
@@ -179,4 +180,4 @@ CASES = [
          dict(use_sliding_window=True, sliding_window=4, max_window_layers=3, layer_types=[
              "sliding_attention", "full_attention", "full_attention"]),
          wrong={"max_window_layers": dict(layer_types=None)}),
-] + cases_experts.CASES
+] + cases_experts.CASES + cases_hybrid.CASES

@@ -47,9 +47,9 @@ def drop_biases(model, part=""):
 
 
 def drop_norms(model, name):
-    for layer in text(model).layers:
-        holder = layer.self_attn if name in ("q_norm", "k_norm") else layer
-        setattr(holder, name, torch.nn.Identity())
+    for holder in list(text(model).modules()):
+        if name in dict(holder.named_children()):
+            setattr(holder, name, torch.nn.Identity())
 
 
 def norm_after_rope(model):
