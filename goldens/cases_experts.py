@@ -167,7 +167,7 @@ GPT_OSS_CASES = [
              "o_proj bias dropped": "no_o_bias", "expert biases dropped": "no_expert_bias",
              "truncate true": rope("yarn", truncate=True, **GPT_YARN), "scaling ignored": PLAIN100,
              "m ignored": rope("yarn", truncate=False, attention_factor=1.0, **GPT_YARN)}
-         | ROUTED | ACTIVATION),
+         | ROUTED | ACTIVATION, at_least=0.02),
     Case("gpt_oss", "v4_spelling",
          "rope_theta and rope_scaling at the top; swiglu_limit absent (7.0), reached by a quarter "
          "of the gates",
@@ -175,7 +175,8 @@ GPT_OSS_CASES = [
          scales={"gate_up_proj": 2}, drop=("swiglu_limit", "swiglu_alpha"),
          raw=dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"],
                   experts_per_token=3, initial_context_length=4096),
-         wrong={"scaling ignored": PLAIN100} | ACTIVATION),
+         wrong={"scaling ignored": PLAIN100, "not clamped": dict(swiglu_limit=1e9),
+                "up without 1": "no_plus_one", "alpha 1": "alpha_one"}, at_least=0.02),
     Case("gpt_oss", "fields_missing",
          "no rope (yarn 32 over 4096, base 150000, not truncated), layer_types (window first), "
          "window (128, beyond this sequence), head_dim (64), rms_norm_eps, biases, tie",
