@@ -15,12 +15,95 @@ BASE = dict(num_hidden_layers=3, vocab_size=89, hidden_size=48, intermediate_siz
             num_attention_heads=6, num_key_value_heads=2, head_dim=14,
             max_position_embeddings=512, rms_norm_eps=1e-5)
 QWEN2 = {k: v for k, v in BASE.items() if k != "head_dim"} | dict(hidden_size=60)
+# heads*head_dim 88, kv*head_dim 44; query_pre_attn_scalar is not head_dim.
+GEMMA3 = dict(num_hidden_layers=5, vocab_size=79, hidden_size=56, intermediate_size=104,
+              num_attention_heads=4, num_key_value_heads=2, head_dim=22, sliding_window=7,
+              sliding_window_pattern=3, query_pre_attn_scalar=10, max_position_embeddings=512,
+              rms_norm_eps=1e-5)
+GEMMA3_VISION = {
+    "vision_tower.vision_model.embeddings.patch_embedding.weight": [16, 3, 14, 14],
+    "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight": [16, 16],
+    "vision_tower.vision_model.post_layernorm.bias": [16],
+    "multi_modal_projector.mm_input_projection_weight": [16, 56],
+    "multi_modal_projector.mm_soft_emb_norm.weight": [16]}
 FAMILIES = {
     "llama": Family("Llama", BASE),
     "mistral": Family("Mistral", BASE | dict(vocab_size=83, intermediate_size=92)),
     "qwen2": Family("Qwen2", QWEN2 | dict(vocab_size=97)),
     "qwen3": Family("Qwen3", BASE | dict(vocab_size=79, hidden_size=54)),
+    "gemma3_text": Family("Gemma3", GEMMA3, norm_centre=0, text=True),
 } | cases_experts.FAMILIES | cases_hybrid.FAMILIES
+
+
+
+def two_ropes(full, sliding=100.0, kind="default", **keys):
+    """Gemma's: `full` is the base of the global layers, `kind` and `keys` their scaling."""
+    inner = rope(kind, full, **keys)["rope_parameters"]
+    return dict(rope_parameters=dict(
+        full_attention=inner, sliding_attention=rope("default", sliding)["rope_parameters"]))
+
+
+GEMMA3_CASES = [
+    Case("gemma3_text", "default",
+         "norms add 1 and stand on both sides; scaled embedding; window on two layers of three, "
+         "with a base of their own; tied head by default",
+         two_ropes(1000.0), batch=True, at_least=0.02, wrong={
+             "norms read as w, not 1 + w": "norms_without_one", "1 added twice": "norms_with_two",
+             "embedding not scaled": "no_embedding_scale",
+             "norm after attention dropped": "no_post_attention_norm",
+             "norm after mlp dropped": "no_post_feedforward_norm", "q_norm dropped": "no_q_norm",
+             "k_norm dropped": "no_k_norm", "head_dim^-0.5": "head_dim_scale",
+             "local base on all layers": two_ropes(100.0), "global base on all layers":
+             two_ropes(1000.0, 1000.0), "window 8": dict(sliding_window=8),
+             "window 6": dict(sliding_window=6), "no window": dict(sliding_window=512),
+             "silu": dict(hidden_activation="silu"),
+             "every second layer full": dict(layer_types=[
+                 "sliding_attention", "full_attention"] * 2 + ["sliding_attention"])}),
+    Case("gemma3_text", "v4_spelling",
+         "rope_theta, rope_local_base_freq and sliding_window_pattern at the top; positions of "
+         "global layers divided by the factor, those of local ones not",
+         two_ropes(500.0, 50.0, "linear", factor=4.0), spelling="v4", wrong={
+             "scaling ignored": two_ropes(500.0, 50.0), "local layers scaled too": dict(
+                 rope_parameters=dict(full_attention=rope("linear", 500.0, factor=4.0)[
+                     "rope_parameters"], sliding_attention=rope("linear", 50.0, factor=4.0)[
+                     "rope_parameters"])),
+             "local base missed": two_ropes(500.0, 10000.0, "linear", factor=4.0)}),
+    Case("gemma3_text", "fields_missing",
+         "no rope (1e6 and 1e4), layer_types and pattern (every 6th is full), window (4096, beyond "
+         "this sequence), head_dim and query_pre_attn_scalar (256), rms_norm_eps (1e-6), tie "
+         "(tied)",
+         dict(num_hidden_layers=7, sliding_window_pattern=6, head_dim=256, sliding_window=4096,
+              query_pre_attn_scalar=256, rms_norm_eps=1e-6),
+         drop=("rope_parameters", "layer_types", "_sliding_window_pattern", "sliding_window",
+               "head_dim", "query_pre_attn_scalar", "rms_norm_eps", "tie_word_embeddings",
+               "attention_bias", "final_logit_softcapping", "attn_logit_softcapping",
+               "hidden_activation", "use_bidirectional_attention"),
+         wrong={"window 16": dict(sliding_window=16)},
+         floors={"rope_theta x 10": 0.02}),
+    Case("gemma3_text", "softcapping_untied",
+         "final_logit_softcapping; a head of its own; attention_bias on q, k, v and o",
+         two_ropes(1000.0) | dict(final_logit_softcapping=2.0, tie_word_embeddings=False,
+                                  attention_bias=True),
+         wrong={"not capped": dict(final_logit_softcapping=None), "tied head": "tie",
+                "biases dropped": "no_bias", "o_proj bias dropped": "no_o_bias"}),
+    Case("gemma3_text", "rope_llama3", "llama3 scaling on the global layers",
+         two_ropes(1000.0, 100.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=64),
+         wrong={"scaling ignored": two_ropes(1000.0)}, at_least=0.02),
+    Case("gemma3_text", "wrapper",
+         "as published: a text_config with little in it (8 and 4 heads, head_dim 256, every 6th "
+         "layer full by default), names below `language_model.model.`, a vision tower and a "
+         "projector to be passed over",
+         two_ropes(1e6, 1e4, "linear", factor=8.0)
+         | dict(num_hidden_layers=7, sliding_window_pattern=6, head_dim=256, num_attention_heads=8,
+                num_key_value_heads=4, query_pre_attn_scalar=256, rms_norm_eps=1e-6),
+         spelling="v4", layout="gemma3", extra=GEMMA3_VISION,
+         drop=("rope_theta", "rope_local_base_freq", "sliding_window_pattern", "head_dim",
+               "num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar",
+               "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings", "attention_bias"),
+         floors={"rope_theta x 10": 0.02},
+         wrong={"window 8": dict(sliding_window=8)}),
+]
 
 CASES = [
     # llama
@@ -180,4 +263,4 @@ CASES = [
          dict(use_sliding_window=True, sliding_window=4, max_window_layers=3, layer_types=[
              "sliding_attention", "full_attention", "full_attention"]),
          wrong={"max_window_layers": dict(layer_types=None)}),
-] + cases_experts.CASES + cases_hybrid.CASES
+] + GEMMA3_CASES + cases_experts.CASES + cases_hybrid.CASES

@@ -81,7 +81,7 @@ def published(case: Case):
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
     if case.spelling != "v5":
         config = to_v4(config, "type" if case.spelling == "v4-type" else "rope_type")
-        if "original_max_position_embeddings" not in case.config.get("rope_parameters", {}):
+        if "original_max_position_embeddings" not in json.dumps(case.config):
             (config["rope_scaling"] or {}).pop("original_max_position_embeddings", None)
     for name in case.drop:
         config.pop(name)
