@@ -15,10 +15,17 @@ mod model;
 mod shapes;
 mod state;
 
+mod gemma3_text;
+mod glm4_moe_lite;
+mod gpt_oss;
 mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
+mod qwen3_5_moe;
+mod qwen3_moe;
+mod qwen3_next;
 pub mod registry;
 
 pub use checkpoint::{Progress, Weights};

@@ -14,7 +14,7 @@ pub(crate) fn build(
     weights: &Weights<'_>,
     tokens: RopeTokens,
 ) -> Result<Box<dyn Model>> {
-    let defaults = Defaults { n_kv_heads: None, head_dim: None };
+    let defaults = Defaults::default();
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     let bias = config.flag_or("attention_bias", false)?;
     dense.attention.qkv_bias = bias;

@@ -17,7 +17,7 @@ pub(crate) fn build(
     weights: &Weights<'_>,
     tokens: RopeTokens,
 ) -> Result<Box<dyn Model>> {
-    let defaults = Defaults { n_kv_heads: Some(8), head_dim: None };
+    let defaults = Defaults { n_kv_heads: Some(8), ..Defaults::default() };
     let dense = DenseConfig::read(config, &defaults, tokens)?;
     let window = match config.has("sliding_window") {
         true => config.size_opt("sliding_window")?,

@@ -13,7 +13,7 @@ pub(crate) fn build(
     weights: &Weights<'_>,
     tokens: RopeTokens,
 ) -> Result<Box<dyn Model>> {
-    let defaults = Defaults { n_kv_heads: Some(32), head_dim: None };
+    let defaults = Defaults { n_kv_heads: Some(32), ..Defaults::default() };
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     dense.attention.qkv_bias = true;
     dense.decoder(weights, &windows(config, dense.sizes.n_layers)?)

@@ -4,6 +4,7 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
+use crate::layers::QkNorm;
 use crate::qwen2::windows;
 use crate::registry::RopeTokens;
 use crate::{Model, Result};
@@ -14,11 +15,11 @@ pub(crate) fn build(
     weights: &Weights<'_>,
     tokens: RopeTokens,
 ) -> Result<Box<dyn Model>> {
-    let defaults = Defaults { n_kv_heads: Some(32), head_dim: Some(128) };
+    let defaults = Defaults { n_kv_heads: Some(32), head_dim: Some(128), ..Defaults::default() };
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     let bias = config.flag_or("attention_bias", false)?;
     dense.attention.qkv_bias = bias;
     dense.attention.o_bias = bias;
-    dense.attention.qk_norm_eps = Some(dense.sizes.norm_eps);
+    dense.attention.qk_norm = Some(QkNorm { eps: dense.sizes.norm_eps, around_zero: false });
     dense.decoder(weights, &windows(config, dense.sizes.n_layers)?)
 }

@@ -1,30 +1,50 @@
 //! The table of families, and loading through it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mlx::Dtype;
 use serde_json::Value;
 
-use crate::checkpoint::{Progress, Weights};
+use crate::checkpoint::{Progress, Tensors, Weights, open_tensors};
 use crate::config::Config;
 use crate::model::{Loaded, Model, ModelInfo};
 use crate::shapes::{self, ShapeQuantization};
-use crate::{Error, Result, llama, mistral, qwen2, qwen3};
+use crate::{
+    Error, Result, gemma3_text, glm4_moe_lite, gpt_oss, llama, mistral, qwen2, qwen3, qwen3_5,
+    qwen3_5_moe, qwen3_moe, qwen3_next,
+};
 
 /// One family: the `model_type` that names it, and how it is built.
 struct Family {
     model_type: &'static str,
+    /// Other names: of the wrapper around the text model, or of the text model alone.
+    also: &'static [&'static str],
+    /// Brings the layout of a published checkpoint to that of MLX's converters.
+    to_mlx: fn(&mut Tensors, &Config<'_>) -> Result<()>,
     build: fn(&Config<'_>, &Weights<'_>, RopeTokens) -> Result<Box<dyn Model>>,
 }
 
 /// The length for which length-dependent rope kinds choose their frequencies.
 pub(crate) type RopeTokens = i32;
 
+/// HF's layout is MLX's.
+fn same(_: &mut Tensors, _: &Config<'_>) -> Result<()> {
+    Ok(())
+}
+
+#[rustfmt::skip]
 const FAMILIES: &[Family] = &[
-    Family { model_type: "llama", build: llama::build },
-    Family { model_type: "mistral", build: mistral::build },
-    Family { model_type: "qwen2", build: qwen2::build },
-    Family { model_type: "qwen3", build: qwen3::build },
+    Family { model_type: "llama", also: &[], to_mlx: same, build: llama::build },
+    Family { model_type: "mistral", also: &[], to_mlx: same, build: mistral::build },
+    Family { model_type: "qwen2", also: &[], to_mlx: same, build: qwen2::build },
+    Family { model_type: "qwen3", also: &[], to_mlx: same, build: qwen3::build },
+    Family { model_type: "qwen3_moe", also: &[], to_mlx: qwen3_moe::to_mlx, build: qwen3_moe::build },
+    Family { model_type: "qwen3_next", also: &[], to_mlx: qwen3_next::to_mlx, build: qwen3_next::build },
+    Family { model_type: "qwen3_5", also: &["qwen3_5_text"], to_mlx: qwen3_5::to_mlx, build: qwen3_5::build },
+    Family { model_type: "qwen3_5_moe", also: &["qwen3_5_moe_text"], to_mlx: qwen3_5_moe::to_mlx, build: qwen3_5_moe::build },
+    Family { model_type: "glm4_moe_lite", also: &[], to_mlx: glm4_moe_lite::to_mlx, build: glm4_moe_lite::build },
+    Family { model_type: "gpt_oss", also: &[], to_mlx: gpt_oss::to_mlx, build: gpt_oss::build },
+    Family { model_type: "gemma3_text", also: &["gemma3"], to_mlx: gemma3_text::to_mlx, build: gemma3_text::build },
 ];
 
 /// Names of the families that can be loaded.
@@ -81,7 +101,8 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
             let root = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
             let family = family(&root)?;
-            let weights = Weights::open(folder, &root, options, progress)?;
+            let tensors = in_mlx_layout(folder, family, &root)?;
+            let weights = Weights::of(folder, tensors, &root, options, progress)?;
             build(family, &root, weights, options)
         }
         Source::Shape { name, quantization, n_layers } => {
@@ -96,13 +117,20 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             if n_layers.is_some_and(|n| n > most) {
                 return Err(wrong(format!("has only {most} layers to shorten")));
             }
-            if let (Some(n), Some(config)) = (n_layers, root.as_object_mut()) {
-                config.insert("num_hidden_layers".to_owned(), (*n).into());
-                config.remove("layer_types");
+            if let Some(n) = n_layers {
+                shorten(&mut root, *n);
             }
             build(family, &root, Weights::random(*quantization, options, progress), options)
         }
     }
+}
+
+/// The tensors of a folder as MLX's converters lay them out.
+fn in_mlx_layout(folder: &Path, family: &Family, root: &Value) -> Result<Tensors> {
+    let mut tensors = open_tensors(folder, root)?;
+    tensors.widen_fp8()?;
+    (family.to_mlx)(&mut tensors, &Config::text(root)?)?;
+    Ok(tensors)
 }
 
 /// The shapes whose families exist.
@@ -114,11 +142,24 @@ fn buildable() -> String {
     crate::SHAPE_NAMES.iter().filter(can).copied().collect::<Vec<_>>().join(", ")
 }
 
+/// Keeps the first `n` layers of a config, and the first entries of the lists that have one for
+/// each layer.
+fn shorten(root: &mut Value, n: i32) {
+    let text = if root.get("text_config").is_some() { &mut root["text_config"] } else { root };
+    text["num_hidden_layers"] = n.into();
+    for key in ["layer_types", "mlp_layer_types"] {
+        if let Some(list) = text.get_mut(key).and_then(Value::as_array_mut) {
+            list.truncate(usize::try_from(n).unwrap_or(0));
+        }
+    }
+}
+
 fn family(root: &Value) -> Result<&'static Family> {
     let name = root.get("model_type").and_then(Value::as_str);
     let name =
         name.ok_or_else(|| Error::config("model_type", "is missing: this is no model's config"))?;
-    FAMILIES.iter().find(|family| family.model_type == name).ok_or_else(|| {
+    let is_it = |f: &&Family| f.model_type == name || f.also.contains(&name);
+    FAMILIES.iter().find(is_it).ok_or_else(|| {
         let known = families().collect::<Vec<_>>().join(", ");
         Error::config("model_type", format!("'{name}' is not supported; known are {known}"))
     })
@@ -143,8 +184,9 @@ fn build(
         context_tokens,
         n_parameters: tally.n_parameters,
         weight_bytes: tally.weight_bytes,
-        weight_bytes_per_token: tally.weight_bytes - row_only_bytes,
+        weight_bytes_per_token: tally.weight_bytes - row_only_bytes - tally.idle_expert_bytes,
         kv_bytes_per_token: model.kv_bytes_per_token(dtype.size_bytes()),
+        fixed_state_bytes: model.fixed_state_bytes(dtype.size_bytes()),
         dtype,
         quantization: tally
             .quantization
