@@ -1,10 +1,13 @@
 """The table of float golden cases: what each one is for, and the mistakes it must notice.
 
-A further family is one entry in `FAMILIES` (class prefix, base sizes) and its rows in `CASES`.
-Sizes are pairwise different wherever the family allows it, so that a swapped axis cannot pass.
+A further family is one entry in `FAMILIES` and its rows in `CASES`; those with experts are in
+cases_experts.py, those with a gated delta rule in cases_hybrid.py. Sizes are pairwise different
+wherever the family allows it, so that a swapped axis cannot pass.
 """
 
-from dataclasses import dataclass, field
+import cases_experts
+import cases_hybrid
+from case import LONG, PLAIN, PLAIN100, Case, Family, rope, yarn
 
 # Base sizes. vocab, hidden, heads*head_dim, intermediate and kv*head_dim all differ; qwen2 has
 # no head_dim of its own, so there heads*head_dim == hidden.
@@ -13,52 +16,17 @@ BASE = dict(num_hidden_layers=3, vocab_size=89, hidden_size=48, intermediate_siz
             max_position_embeddings=512, rms_norm_eps=1e-5)
 QWEN2 = {k: v for k, v in BASE.items() if k != "head_dim"} | dict(hidden_size=60)
 FAMILIES = {
-    "llama": ("Llama", BASE),
-    "mistral": ("Mistral", BASE | dict(vocab_size=83, intermediate_size=92)),
-    "qwen2": ("Qwen2", QWEN2 | dict(vocab_size=97)),
-    "qwen3": ("Qwen3", BASE | dict(vocab_size=79, hidden_size=54)),
-}
-
-
-@dataclass
-class Case:
-    """One golden. `config` is laid over the family's base sizes; `wrong` maps the name of a
-    mistake to what produces it: config overrides (None value = key removed) or a patch name of
-    make.py. `at_least` is the smallest relative change of the logits a mistake must cause."""
-
-    family: str
-    name: str
-    why: str
-    config: dict = field(default_factory=dict)
-    spelling: str = "v5"  # v5 | v4 (rope_scaling.rope_type) | v4-type (rope_scaling.type)
-    drop: tuple = ()  # fields removed from config.json: the class default applies
-    wrong: dict = field(default_factory=dict)
-    at_least: float = 0.05
-    n_tokens: int = 33
-    raw: dict = field(default_factory=dict)  # keys written into config.json as they are
-
-
-def rope(kind, theta=10000.0, **keys):
-    return dict(rope_parameters=dict(rope_type=kind, rope_theta=theta, **keys))
-
-
-PLAIN = rope("default")
-# Short wavelengths, so that 33 tokens reach the scaled part of the spectrum.
-YARN = dict(theta=100.0, factor=8.0, original_max_position_embeddings=512)
-PLAIN100 = rope("default", 100.0)
-LONG = dict(short_factor=[1.0, 1.1, 1.25, 1.4, 1.7, 2.0, 2.5],
-            long_factor=[1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 17.0])
-
-
-def yarn(**keys):
-    return rope("yarn", **(YARN | keys))
-
+    "llama": Family("Llama", BASE),
+    "mistral": Family("Mistral", BASE | dict(vocab_size=83, intermediate_size=92)),
+    "qwen2": Family("Qwen2", QWEN2 | dict(vocab_size=97)),
+    "qwen3": Family("Qwen3", BASE | dict(vocab_size=79, hidden_size=54)),
+} | cases_experts.FAMILIES | cases_hybrid.FAMILIES
 
 CASES = [
     # llama
     Case("llama", "default", "head_dim is not hidden / heads; no bias; own head",
          rope("default", 500.0) | dict(rms_norm_eps=0.05),
-         wrong={"rms_norm_eps 1e-6": dict(rms_norm_eps=1e-6), "tied head": "tie"}),
+         wrong={"rms_norm_eps 1e-6": dict(rms_norm_eps=1e-6), "tied head": "tie"}, batch=True),
     Case("llama", "v4_spelling", "rope_theta at the top, rope_scaling null",
          rope("default", 300.0), spelling="v4", wrong={"rope_theta missed": PLAIN}),
     Case("llama", "fields_missing",
@@ -147,7 +115,7 @@ CASES = [
     Case("mistral", "window", "a window of 7 on every layer, itself included",
          dict(sliding_window=7), wrong={
              "no window": dict(sliding_window=None), "window 8": dict(sliding_window=8),
-             "window 6": dict(sliding_window=6)}),
+             "window 6": dict(sliding_window=6)}, batch=True),
     Case("mistral", "window_v4", "the same field in an old file; rope_theta 1e6",
          rope("default", 1e6) | dict(sliding_window=11), spelling="v4", n_tokens=40,
          wrong={"no window": dict(sliding_window=None), "rope_theta missed": PLAIN}),
@@ -189,7 +157,8 @@ CASES = [
     Case("qwen3", "default", "RMS over each head of q and k before rope",
          rope("default", 1e6) | dict(rms_norm_eps=1e-6), wrong={
              "q_norm dropped": "no_q_norm", "k_norm dropped": "no_k_norm",
-             "rope_theta missed": PLAIN, "norm after rope": "qk_norm_after_rope"}),
+             "rope_theta missed": PLAIN, "norm after rope": "qk_norm_after_rope"},
+         batch=True),
     Case("qwen3", "head_dim_missing", "head_dim absent: 128, not hidden / heads",
          rope("default", 1e6) | dict(head_dim=128, num_attention_heads=3, num_key_value_heads=1,
                                      num_hidden_layers=2), drop=("head_dim",), spelling="v4",
@@ -211,4 +180,4 @@ CASES = [
          dict(use_sliding_window=True, sliding_window=4, max_window_layers=3, layer_types=[
              "sliding_attention", "full_attention", "full_attention"]),
          wrong={"max_window_layers": dict(layer_types=None)}),
-]
+] + cases_experts.CASES + cases_hybrid.CASES

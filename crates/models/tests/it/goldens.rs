@@ -49,3 +49,38 @@ fn qwen2_agrees_with_transformers() {
 fn qwen3_agrees_with_transformers() {
     check("qwen3");
 }
+
+#[test]
+fn qwen3_moe_agrees_with_transformers() {
+    check("qwen3_moe");
+}
+
+#[test]
+fn qwen3_next_agrees_with_transformers() {
+    check("qwen3_next");
+}
+
+#[test]
+fn qwen3_5_agrees_with_transformers() {
+    check("qwen3_5");
+}
+
+#[test]
+fn qwen3_5_moe_agrees_with_transformers() {
+    check("qwen3_5_moe");
+}
+
+#[test]
+fn glm4_moe_lite_agrees_with_transformers() {
+    check("glm4_moe_lite");
+}
+
+#[test]
+fn gpt_oss_agrees_with_transformers() {
+    check("gpt_oss");
+}
+
+#[test]
+fn gemma3_text_agrees_with_transformers() {
+    check("gemma3_text");
+}
