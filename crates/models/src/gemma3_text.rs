@@ -14,9 +14,23 @@ use crate::layers::{
     RmsNorm, Rope,
 };
 use crate::qwen3_5::unwrap_text_model;
-use crate::registry::RopeTokens;
+use crate::registry::{Family, RopeTokens};
 use crate::state::LayerState;
 use crate::{Error, Model, Result, Step};
+
+pub(crate) const FAMILY: Family = Family {
+    model_type: "gemma3_text",
+    also: &["gemma3"],
+    published: "Gemma 3 (270M to 27B)",
+    state: "keys and values; five of six layers see only their window",
+    deviations: &[
+        "text only: the vision tower is listed and not run",
+        "`attn_logit_softcapping` and bidirectional attention are refused",
+        "in f16, residuals are added in f32 and limited",
+    ],
+    to_mlx,
+    build,
+};
 
 /// down( gelu(gate x) ⊙ up x ), gelu by its tanh form.
 #[derive(Debug)]
@@ -78,11 +92,7 @@ fn added(a: &Array, b: &Array) -> Result<Array> {
 }
 
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     for key in ["attn_logit_softcapping", "use_bidirectional_attention"] {
         config.absent(key, "is not supported for this family")?;
     }

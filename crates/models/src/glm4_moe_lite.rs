@@ -16,9 +16,19 @@ use crate::layers::{
     Activation, Block, Decoder, Experts, ExpertsConfig, FeedForward, Layer, Linear, Mixer, Moe,
     PerHead, RmsNorm, Rope, RopeKind, Router, SharedExpert, SigmoidRouter, Sizes, SwiGlu,
 };
-use crate::registry::RopeTokens;
+use crate::registry::{Family, RopeTokens};
 use crate::state::{KvState, LayerState};
 use crate::{Error, Model, Result, Step};
+
+pub(crate) const FAMILY: Family = Family {
+    model_type: "glm4_moe_lite",
+    also: &[],
+    published: "GLM-4.7-Flash",
+    state: "one latent and one rotated key",
+    deviations: &["layers for multi-token prediction are listed and not run"],
+    to_mlx,
+    build,
+};
 
 /// Of the norms of both latents, whatever `rms_norm_eps` says.
 const LATENT_EPS: f32 = 1e-6;
@@ -295,11 +305,7 @@ fn sparse_layers(config: &Config<'_>, n_layers: i32) -> Result<Vec<bool>> {
 }
 
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     config.only("hidden_act", "silu")?;
     let sizes = sizes(config, 1e-5, false)?;
     let mla = MlaConfig::read(config, sizes.hidden)?;

@@ -13,8 +13,18 @@ use crate::layers::{
     Activation, Attention, AttentionConfig, Block, Decoder, Experts, ExpertsConfig, Layer, Moe,
     Rope, RopeConfig, RopeKind, Router,
 };
-use crate::registry::RopeTokens;
+use crate::registry::{Family, RopeTokens};
 use crate::{Model, Result};
+
+pub(crate) const FAMILY: Family = Family {
+    model_type: "gpt_oss",
+    also: &[],
+    published: "gpt-oss-20b, gpt-oss-120b",
+    state: "keys and values; every other layer sees only its window",
+    deviations: &[],
+    to_mlx,
+    build,
+};
 
 const DEFAULT_THETA: f64 = 150_000.0;
 
@@ -31,11 +41,7 @@ const DEFAULT_ROPE: RopeKind = RopeKind::Yarn {
 };
 
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     let defaults = Defaults {
         n_kv_heads: Some(8),
         head_dim: Some(64),

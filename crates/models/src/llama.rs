@@ -5,15 +5,21 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
-use crate::registry::RopeTokens;
+use crate::registry::{Family, RopeTokens, same_layout};
 use crate::{Model, Result};
 
+pub(crate) const FAMILY: Family = Family {
+    model_type: "llama",
+    also: &[],
+    published: "Llama 2, 3, 3.1, 3.2 (text), and others in its clothes",
+    state: "keys and values",
+    deviations: &[],
+    to_mlx: same_layout,
+    build,
+};
+
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     let defaults = Defaults::default();
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     let bias = config.flag_or("attention_bias", false)?;

@@ -6,15 +6,21 @@ use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
 use crate::layers::QkNorm;
 use crate::qwen2::windows;
-use crate::registry::RopeTokens;
+use crate::registry::{Family, RopeTokens, same_layout};
 use crate::{Model, Result};
 
+pub(crate) const FAMILY: Family = Family {
+    model_type: "qwen3",
+    also: &[],
+    published: "Qwen3 (dense)",
+    state: "keys and values",
+    deviations: &[],
+    to_mlx: same_layout,
+    build,
+};
+
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     let defaults = Defaults { n_kv_heads: Some(32), head_dim: Some(128), ..Defaults::default() };
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     let bias = config.flag_or("attention_bias", false)?;

@@ -4,19 +4,27 @@
 
 use crate::checkpoint::Weights;
 use crate::config::Config;
+use crate::qwen3_5::to_mlx;
 use crate::qwen3_moe::MoeConfig;
 use crate::qwen3_next::Hybrid;
-use crate::registry::RopeTokens;
+use crate::registry::{Family, RopeTokens};
 use crate::{Model, Result};
 
-pub(crate) use crate::qwen3_5::to_mlx;
+pub(crate) const FAMILY: Family = Family {
+    model_type: "qwen3_5_moe",
+    also: &["qwen3_5_moe_text"],
+    published: "Qwen3.5-35B-A3B and larger",
+    state: "keys and values on every fourth layer, a recurrent state on the others",
+    deviations: &[
+        "text only: the vision tower is listed and not run",
+        "the head for multi-token prediction is listed and not run",
+    ],
+    to_mlx,
+    build,
+};
 
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     let mut hybrid = Hybrid::read(config, tokens, 2, false)?;
     hybrid.moe = Some(MoeConfig::read(config, true)?);
     hybrid.shared_inner = config.size_or("shared_expert_intermediate_size", 512)?;

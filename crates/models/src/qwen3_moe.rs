@@ -10,8 +10,18 @@ use crate::layers::{
     Activation, Attention, AttentionConfig, Block, Decoder, Experts, ExpertsConfig, FeedForward,
     Layer, Moe, QkNorm, Router, SharedExpert,
 };
-use crate::registry::RopeTokens;
+use crate::registry::{Family, RopeTokens};
 use crate::{Model, Result};
+
+pub(crate) const FAMILY: Family = Family {
+    model_type: "qwen3_moe",
+    also: &[],
+    published: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
+    state: "keys and values",
+    deviations: &[],
+    to_mlx,
+    build,
+};
 
 /// The keys of experts that Qwen's families share.
 pub(crate) struct MoeConfig {
@@ -58,11 +68,7 @@ impl MoeConfig {
 }
 
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     let defaults = Defaults { n_kv_heads: Some(4), ..Defaults::default() };
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     let bias = config.flag_or("attention_bias", false)?;

@@ -10,8 +10,18 @@ use crate::layers::{
     Layer, Mixer, QkNorm, SharedExpert, SwiGlu,
 };
 use crate::qwen3_moe::{self, MoeConfig};
-use crate::registry::RopeTokens;
+use crate::registry::{Family, RopeTokens};
 use crate::{Model, Result};
+
+pub(crate) const FAMILY: Family = Family {
+    model_type: "qwen3_next",
+    also: &[],
+    published: "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
+    state: "keys and values on every fourth layer, a recurrent state on the others",
+    deviations: &["the head for multi-token prediction is listed and not run"],
+    to_mlx,
+    build,
+};
 
 /// A decoder of gated delta nets and gated attention, as Qwen3-Next and Qwen3.5 have it.
 pub(crate) struct Hybrid {
@@ -103,11 +113,7 @@ fn linear_layers(config: &Config<'_>, n_layers: i32) -> Result<Vec<bool>> {
 }
 
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     let mut hybrid = Hybrid::read(config, tokens, 2, true)?;
     hybrid.moe = Some(MoeConfig::read(config, config.flag_or("norm_topk_prob", true)?)?);
     hybrid.shared_inner = config.size_or("shared_expert_intermediate_size", 512)?;

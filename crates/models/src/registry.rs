@@ -14,37 +14,45 @@ use crate::{
     qwen3_5_moe, qwen3_moe, qwen3_next,
 };
 
-/// One family: the `model_type` that names it, and how it is built.
-struct Family {
-    model_type: &'static str,
-    /// Other names: of the wrapper around the text model, or of the text model alone.
-    also: &'static [&'static str],
+/// One family: how it is named and built, and what there is to say of it.
+pub(crate) struct Family {
+    /// `model_type` in config.json, and the name of its file here and of its goldens.
+    pub model_type: &'static str,
+    /// Other values of `model_type`: of the wrapper around the text model, or of the text model
+    /// alone.
+    pub also: &'static [&'static str],
+    /// Published models, for the documentation.
+    pub published: &'static str,
+    /// What a sequence remembers, for the documentation.
+    pub state: &'static str,
+    /// Where it does not do what its reference does.
+    pub deviations: &'static [&'static str],
     /// Brings the layout of a published checkpoint to that of MLX's converters.
-    to_mlx: fn(&mut Tensors, &Config<'_>) -> Result<()>,
-    build: fn(&Config<'_>, &Weights<'_>, RopeTokens) -> Result<Box<dyn Model>>,
+    pub to_mlx: fn(&mut Tensors, &Config<'_>) -> Result<()>,
+    /// Reads the config and loads the model.
+    pub build: fn(&Config<'_>, &Weights<'_>, RopeTokens) -> Result<Box<dyn Model>>,
 }
 
 /// The length for which length-dependent rope kinds choose their frequencies.
 pub(crate) type RopeTokens = i32;
 
-/// HF's layout is MLX's.
-fn same(_: &mut Tensors, _: &Config<'_>) -> Result<()> {
+/// For `to_mlx` where HF's layout is MLX's.
+pub(crate) fn same_layout(_: &mut Tensors, _: &Config<'_>) -> Result<()> {
     Ok(())
 }
 
-#[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    Family { model_type: "llama", also: &[], to_mlx: same, build: llama::build },
-    Family { model_type: "mistral", also: &[], to_mlx: same, build: mistral::build },
-    Family { model_type: "qwen2", also: &[], to_mlx: same, build: qwen2::build },
-    Family { model_type: "qwen3", also: &[], to_mlx: same, build: qwen3::build },
-    Family { model_type: "qwen3_moe", also: &[], to_mlx: qwen3_moe::to_mlx, build: qwen3_moe::build },
-    Family { model_type: "qwen3_next", also: &[], to_mlx: qwen3_next::to_mlx, build: qwen3_next::build },
-    Family { model_type: "qwen3_5", also: &["qwen3_5_text"], to_mlx: qwen3_5::to_mlx, build: qwen3_5::build },
-    Family { model_type: "qwen3_5_moe", also: &["qwen3_5_moe_text"], to_mlx: qwen3_5_moe::to_mlx, build: qwen3_5_moe::build },
-    Family { model_type: "glm4_moe_lite", also: &[], to_mlx: glm4_moe_lite::to_mlx, build: glm4_moe_lite::build },
-    Family { model_type: "gpt_oss", also: &[], to_mlx: gpt_oss::to_mlx, build: gpt_oss::build },
-    Family { model_type: "gemma3_text", also: &["gemma3"], to_mlx: gemma3_text::to_mlx, build: gemma3_text::build },
+const FAMILIES: &[&Family] = &[
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &qwen3_moe::FAMILY,
+    &qwen3_next::FAMILY,
+    &qwen3_5::FAMILY,
+    &qwen3_5_moe::FAMILY,
+    &glm4_moe_lite::FAMILY,
+    &gpt_oss::FAMILY,
+    &gemma3_text::FAMILY,
 ];
 
 /// Names of the families that can be loaded.
@@ -158,8 +166,8 @@ fn family(root: &Value) -> Result<&'static Family> {
     let name = root.get("model_type").and_then(Value::as_str);
     let name =
         name.ok_or_else(|| Error::config("model_type", "is missing: this is no model's config"))?;
-    let is_it = |f: &&Family| f.model_type == name || f.also.contains(&name);
-    FAMILIES.iter().find(is_it).ok_or_else(|| {
+    let is_it = |f: &&&Family| f.model_type == name || f.also.contains(&name);
+    FAMILIES.iter().find(is_it).copied().ok_or_else(|| {
         let known = families().collect::<Vec<_>>().join(", ");
         Error::config("model_type", format!("'{name}' is not supported; known are {known}"))
     })
