@@ -92,7 +92,8 @@ QWEN3_NEXT = [
          floors=SPARSE_FLOOR, **SMALL),
     Case("qwen3_next", "rope_yarn", "yarn on a quarter of each head",
          rope("yarn", 100.0, factor=8.0, original_max_position_embeddings=512,
-              partial_rotary_factor=0.25), spelling="v4", floors=SPARSE_FLOOR, at_least=0.02,
+              partial_rotary_factor=0.25) | dict(layer_types=[L, A, L, A, L]), spelling="v4",
+         floors=SPARSE_FLOOR, at_least=0.02,
          wrong={"scaling ignored": quarter(100.0)}),
 ]
 
