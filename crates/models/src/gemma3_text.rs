@@ -14,20 +14,22 @@ use crate::layers::{
     RmsNorm, Rope,
 };
 use crate::qwen3_5::unwrap_text_model;
-use crate::registry::{Family, RopeTokens};
+use crate::registry::{Family, FamilyFacts, RopeTokens};
 use crate::state::LayerState;
 use crate::{Error, Model, Result, Step};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "gemma3_text",
-    also: &["gemma3"],
-    published: "Gemma 3 (270M to 27B)",
-    state: "keys and values; five of six layers see only their window",
-    deviations: &[
-        "text only: the vision tower is listed and not run",
-        "`attn_logit_softcapping` and bidirectional attention are refused",
-        "in f16, residuals are added in f32 and limited",
-    ],
+    facts: FamilyFacts {
+        model_type: "gemma3_text",
+        also: &["gemma3"],
+        published: "Gemma 3 (270M to 27B)",
+        state: "keys and values; five of six layers see only their window",
+        deviations: &[
+            "text only: the vision tower is listed and not run",
+            "`attn_logit_softcapping` and bidirectional attention are refused",
+            "in f16, residuals are added in f32 and limited",
+        ],
+    },
     to_mlx,
     build,
 };

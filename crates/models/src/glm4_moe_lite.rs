@@ -16,16 +16,18 @@ use crate::layers::{
     Activation, Block, Decoder, Experts, ExpertsConfig, FeedForward, Layer, Linear, Mixer, Moe,
     PerHead, RmsNorm, Rope, RopeKind, Router, SharedExpert, SigmoidRouter, Sizes, SwiGlu,
 };
-use crate::registry::{Family, RopeTokens};
+use crate::registry::{Family, FamilyFacts, RopeTokens};
 use crate::state::{KvState, LayerState};
 use crate::{Error, Model, Result, Step};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "glm4_moe_lite",
-    also: &[],
-    published: "GLM-4.7-Flash",
-    state: "one latent and one rotated key",
-    deviations: &["layers for multi-token prediction are listed and not run"],
+    facts: FamilyFacts {
+        model_type: "glm4_moe_lite",
+        also: &[],
+        published: "GLM-4.7-Flash",
+        state: "one latent and one rotated key",
+        deviations: &["layers for multi-token prediction are listed and not run"],
+    },
     to_mlx,
     build,
 };

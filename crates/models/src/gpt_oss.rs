@@ -13,15 +13,17 @@ use crate::layers::{
     Activation, Attention, AttentionConfig, Block, Decoder, Experts, ExpertsConfig, Layer, Moe,
     Rope, RopeConfig, RopeKind, Router,
 };
-use crate::registry::{Family, RopeTokens};
+use crate::registry::{Family, FamilyFacts, RopeTokens};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "gpt_oss",
-    also: &[],
-    published: "gpt-oss-20b, gpt-oss-120b",
-    state: "keys and values; every other layer sees only its window",
-    deviations: &[],
+    facts: FamilyFacts {
+        model_type: "gpt_oss",
+        also: &[],
+        published: "gpt-oss-20b, gpt-oss-120b",
+        state: "keys and values; every other layer sees only its window",
+        deviations: &[],
+    },
     to_mlx,
     build,
 };

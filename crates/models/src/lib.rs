@@ -31,6 +31,6 @@ pub mod registry;
 pub use checkpoint::{Progress, Weights};
 pub use error::{Error, Result};
 pub use model::{Loaded, Model, ModelInfo, Step};
-pub use registry::{LoadOptions, Source, load};
+pub use registry::{FamilyFacts, LoadOptions, Source, load};
 pub use shapes::{SHAPE_NAMES, ShapeQuantization};
 pub use state::LayerState;

@@ -5,15 +5,17 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
-use crate::registry::{Family, RopeTokens, same_layout};
+use crate::registry::{Family, FamilyFacts, RopeTokens, same_layout};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "llama",
-    also: &[],
-    published: "Llama 2, 3, 3.1, 3.2 (text), and others in its clothes",
-    state: "keys and values",
-    deviations: &[],
+    facts: FamilyFacts {
+        model_type: "llama",
+        also: &[],
+        published: "Llama 2, 3, 3.1, 3.2 (text), and others in its clothes",
+        state: "keys and values",
+        deviations: &[],
+    },
     to_mlx: same_layout,
     build,
 };

@@ -5,15 +5,17 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
-use crate::registry::{Family, RopeTokens, same_layout};
+use crate::registry::{Family, FamilyFacts, RopeTokens, same_layout};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "mistral",
-    also: &[],
-    published: "Mistral 7B, Nemo, Small (text)",
-    state: "keys and values",
-    deviations: &[],
+    facts: FamilyFacts {
+        model_type: "mistral",
+        also: &[],
+        published: "Mistral 7B, Nemo, Small (text)",
+        state: "keys and values",
+        deviations: &[],
+    },
     to_mlx: same_layout,
     build,
 };

@@ -4,15 +4,17 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
-use crate::registry::{Family, RopeTokens, same_layout};
+use crate::registry::{Family, FamilyFacts, RopeTokens, same_layout};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "qwen2",
-    also: &[],
-    published: "Qwen2, Qwen2.5, QwQ",
-    state: "keys and values",
-    deviations: &[],
+    facts: FamilyFacts {
+        model_type: "qwen2",
+        also: &[],
+        published: "Qwen2, Qwen2.5, QwQ",
+        state: "keys and values",
+        deviations: &[],
+    },
     to_mlx: same_layout,
     build,
 };

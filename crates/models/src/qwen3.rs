@@ -6,15 +6,17 @@ use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
 use crate::layers::QkNorm;
 use crate::qwen2::windows;
-use crate::registry::{Family, RopeTokens, same_layout};
+use crate::registry::{Family, FamilyFacts, RopeTokens, same_layout};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "qwen3",
-    also: &[],
-    published: "Qwen3 (dense)",
-    state: "keys and values",
-    deviations: &[],
+    facts: FamilyFacts {
+        model_type: "qwen3",
+        also: &[],
+        published: "Qwen3 (dense)",
+        state: "keys and values",
+        deviations: &[],
+    },
     to_mlx: same_layout,
     build,
 };

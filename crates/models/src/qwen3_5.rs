@@ -5,18 +5,20 @@
 use crate::checkpoint::{Tensors, Weights};
 use crate::config::Config;
 use crate::qwen3_next::{self, Hybrid};
-use crate::registry::{Family, RopeTokens};
+use crate::registry::{Family, FamilyFacts, RopeTokens};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "qwen3_5",
-    also: &["qwen3_5_text"],
-    published: "Qwen3.5 (dense: 0.8B to 27B)",
-    state: "keys and values on every fourth layer, a recurrent state on the others",
-    deviations: &[
-        "text only: the vision tower is listed and not run",
-        "the head for multi-token prediction is listed and not run",
-    ],
+    facts: FamilyFacts {
+        model_type: "qwen3_5",
+        also: &["qwen3_5_text"],
+        published: "Qwen3.5 (dense: 0.8B to 27B)",
+        state: "keys and values on every fourth layer, a recurrent state on the others",
+        deviations: &[
+            "text only: the vision tower is listed and not run",
+            "the head for multi-token prediction is listed and not run",
+        ],
+    },
     to_mlx,
     build,
 };

@@ -7,18 +7,20 @@ use crate::config::Config;
 use crate::qwen3_5::to_mlx;
 use crate::qwen3_moe::MoeConfig;
 use crate::qwen3_next::Hybrid;
-use crate::registry::{Family, RopeTokens};
+use crate::registry::{Family, FamilyFacts, RopeTokens};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "qwen3_5_moe",
-    also: &["qwen3_5_moe_text"],
-    published: "Qwen3.5-35B-A3B and larger",
-    state: "keys and values on every fourth layer, a recurrent state on the others",
-    deviations: &[
-        "text only: the vision tower is listed and not run",
-        "the head for multi-token prediction is listed and not run",
-    ],
+    facts: FamilyFacts {
+        model_type: "qwen3_5_moe",
+        also: &["qwen3_5_moe_text"],
+        published: "Qwen3.5-35B-A3B and larger",
+        state: "keys and values on every fourth layer, a recurrent state on the others",
+        deviations: &[
+            "text only: the vision tower is listed and not run",
+            "the head for multi-token prediction is listed and not run",
+        ],
+    },
     to_mlx,
     build,
 };

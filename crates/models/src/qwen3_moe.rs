@@ -10,15 +10,17 @@ use crate::layers::{
     Activation, Attention, AttentionConfig, Block, Decoder, Experts, ExpertsConfig, FeedForward,
     Layer, Moe, QkNorm, Router, SharedExpert,
 };
-use crate::registry::{Family, RopeTokens};
+use crate::registry::{Family, FamilyFacts, RopeTokens};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "qwen3_moe",
-    also: &[],
-    published: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
-    state: "keys and values",
-    deviations: &[],
+    facts: FamilyFacts {
+        model_type: "qwen3_moe",
+        also: &[],
+        published: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
+        state: "keys and values",
+        deviations: &[],
+    },
     to_mlx,
     build,
 };

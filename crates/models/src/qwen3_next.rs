@@ -10,15 +10,17 @@ use crate::layers::{
     Layer, Mixer, QkNorm, SharedExpert, SwiGlu,
 };
 use crate::qwen3_moe::{self, MoeConfig};
-use crate::registry::{Family, RopeTokens};
+use crate::registry::{Family, FamilyFacts, RopeTokens};
 use crate::{Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
-    model_type: "qwen3_next",
-    also: &[],
-    published: "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
-    state: "keys and values on every fourth layer, a recurrent state on the others",
-    deviations: &["the head for multi-token prediction is listed and not run"],
+    facts: FamilyFacts {
+        model_type: "qwen3_next",
+        also: &[],
+        published: "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
+        state: "keys and values on every fourth layer, a recurrent state on the others",
+        deviations: &["the head for multi-token prediction is listed and not run"],
+    },
     to_mlx,
     build,
 };

@@ -14,19 +14,25 @@ use crate::{
     qwen3_5_moe, qwen3_moe, qwen3_next,
 };
 
-/// One family: how it is named and built, and what there is to say of it.
-pub(crate) struct Family {
+/// What there is to say of a family.
+#[derive(Clone, Copy, Debug)]
+pub struct FamilyFacts {
     /// `model_type` in config.json, and the name of its file here and of its goldens.
     pub model_type: &'static str,
     /// Other values of `model_type`: of the wrapper around the text model, or of the text model
     /// alone.
     pub also: &'static [&'static str],
-    /// Published models, for the documentation.
+    /// Published models.
     pub published: &'static str,
-    /// What a sequence remembers, for the documentation.
+    /// What a sequence remembers.
     pub state: &'static str,
     /// Where it does not do what its reference does.
     pub deviations: &'static [&'static str],
+}
+
+/// One family.
+pub(crate) struct Family {
+    pub facts: FamilyFacts,
     /// Brings the layout of a published checkpoint to that of MLX's converters.
     pub to_mlx: fn(&mut Tensors, &Config<'_>) -> Result<()>,
     /// Reads the config and loads the model.
@@ -55,9 +61,9 @@ const FAMILIES: &[&Family] = &[
     &gemma3_text::FAMILY,
 ];
 
-/// Names of the families that can be loaded.
-pub fn families() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|family| family.model_type)
+/// The families that can be loaded.
+pub fn families() -> impl Iterator<Item = &'static FamilyFacts> {
+    FAMILIES.iter().map(|family| &family.facts)
 }
 
 /// What to load.
@@ -166,9 +172,9 @@ fn family(root: &Value) -> Result<&'static Family> {
     let name = root.get("model_type").and_then(Value::as_str);
     let name =
         name.ok_or_else(|| Error::config("model_type", "is missing: this is no model's config"))?;
-    let is_it = |f: &&&Family| f.model_type == name || f.also.contains(&name);
+    let is_it = |f: &&&Family| f.facts.model_type == name || f.facts.also.contains(&name);
     FAMILIES.iter().find(is_it).copied().ok_or_else(|| {
-        let known = families().collect::<Vec<_>>().join(", ");
+        let known = families().map(|f| f.model_type).collect::<Vec<_>>().join(", ");
         Error::config("model_type", format!("'{name}' is not supported; known are {known}"))
     })
 }
@@ -183,10 +189,10 @@ fn build(
     let context_tokens = config.size_or("max_position_embeddings", 2048)?;
     let model = (family.build)(&config, &weights, options.rope_tokens.unwrap_or(context_tokens))?;
     let dtype = weights.dtype();
-    let (tally, notes) = weights.finish(family.model_type)?;
+    let (tally, notes) = weights.finish(family.facts.model_type)?;
     let row_only_bytes = if tally.head_is_tied { 0 } else { tally.embedding_bytes };
     let info = ModelInfo {
-        family: family.model_type.to_owned(),
+        family: family.facts.model_type.to_owned(),
         n_layers: config.n_layers()?,
         vocab_size: config.size("vocab_size")?,
         context_tokens,

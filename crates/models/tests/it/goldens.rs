@@ -4,8 +4,8 @@ use models::LoadOptions;
 
 use crate::folder::{self, case_tokens, difference, expected, folder_of, json, logits};
 
-const TOLERANCE: f64 = 1e-4;
-const TOLERANCE_KL: f64 = 1e-6;
+pub const TOLERANCE: f64 = 1e-4;
+pub const TOLERANCE_KL: f64 = 1e-6;
 
 fn check(family: &str) {
     for (i, case) in folder::cases(family).iter().enumerate() {
