@@ -5,6 +5,7 @@
 //! Hk key heads of Dk, Hv value heads of Dv, Hk divides Hv: value head h reads key head
 //! h / (Hv/Hk). C = 2·Hk·Dk + Hv·Dv channels pass a causal depthwise convolution over Kc tokens.
 
+use kernels::gated_delta::GatedDelta;
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::Scope;
@@ -163,17 +164,12 @@ impl GatedDeltaNet {
         Ok(unit.scale(factor / dims.sqrt())?)
     }
 
-    /// ln of the decay and β, `[B, L, Hv]` in f32; where a row has ended its state stays as it is.
-    fn gates(&self, x: &Array, step: &Step) -> Result<(Array, Array)> {
+    /// ln of the decay and β, `[B, L, Hv]` in f32.
+    fn gates(&self, x: &Array) -> Result<(Array, Array)> {
         let a = self.in_proj_a.forward(x)?.astype(Dtype::F32)?.add(&self.dt_bias)?;
         let softplus = a.log_add_exp(&Array::scalar(0.0, Dtype::F32)?)?;
-        let log_decay = softplus.mul(&self.decay)?;
         let beta = self.in_proj_b.forward(x)?.sigmoid()?.astype(Dtype::F32)?;
-        let Some(lengths) = step.lengths() else { return Ok((log_decay, beta)) };
-        let tokens = Array::arange(0.0, f64::from(x.dim(1)), 1.0, Dtype::I32)?;
-        let inside = tokens.lt(&lengths.expand_dims(&[1])?)?.expand_dims(&[2])?; // [B, L, 1]
-        let inside = inside.astype(Dtype::F32)?;
-        Ok((log_decay.mul(&inside)?, beta.mul(&inside)?))
+        Ok((softplus.mul(&self.decay)?, beta))
     }
 }
 
@@ -205,13 +201,20 @@ impl Mixer for GatedDeltaNet {
         let q = self.unit(&keys(0)?, 1.0 / (c.key_dim as f32).sqrt())?;
         let k = self.unit(&keys(1)?, 1.0)?;
         let v = parts[2].reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
-        let (log_decay, beta) = self.gates(x, step)?;
-
-        let (y, last) =
-            q.gated_delta_update(&k, &v, &log_decay.exp()?, &beta, state.state.as_ref())?;
-        state.state = Some(last);
+        let (log_decay, beta) = self.gates(x)?;
+        let rule = GatedDelta {
+            q: &q,
+            k: &k,
+            v: &v,
+            log_decay: &log_decay,
+            beta: &beta,
+            state: state.state.as_ref(),
+            lengths: step.lengths(),
+        };
+        let updated = rule.update(&[])?;
+        state.state = Some(updated.state);
         let z = self.in_proj_z.forward(x)?.reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
-        let y = self.norm.forward(&y.astype(x.dtype())?)?.astype(Dtype::F32)?;
+        let y = self.norm.forward(&updated.out)?.astype(Dtype::F32)?;
         let y = y.mul(&z.astype(Dtype::F32)?.silu()?)?.astype(x.dtype())?;
         self.out_proj.forward(&y.reshape(&[rows, n, c.values_width()])?)
     }
