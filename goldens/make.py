@@ -102,8 +102,11 @@ def load(family, folder, ignored=()):
         model_class = transformers.Gemma3ForConditionalGeneration
         config = transformers.Gemma3Config.from_pretrained(folder)
     config._attn_implementation = config._experts_implementation = "eager"
+    options = {}
+    if hasattr(config, "quantization_config"):
+        options["quantization_config"] = transformers.Mxfp4Config(dequantize=True)
     model, report = model_class.from_pretrained(
-        folder, config=config, dtype=torch.float32, output_loading_info=True)
+        folder, config=config, dtype=torch.float32, output_loading_info=True, **options)
     # The gemma3 wrapper's own vision tower stays at its initial weights: text does not touch it.
     missing = {name for name in report["missing_keys"]
                if not re.match(r"model\.(vision_tower|multi_modal_projector)\.", name)}
@@ -165,6 +168,20 @@ class Margins:
         if k < ranked.shape[1]:
             gaps = (ranked[:, k - 1] - ranked[:, k]) / spread
             self.smallest = min(self.smallest, gaps.min().item())
+
+
+def tokens_apart(model, seed, n, vocab, margin):
+    """`n` token ids by the generator, leaving out each at which, after those before it, a router
+    would choose more closely than `margin`."""
+    tokens = []
+    for token in generator.tokens(seed, 100 * n, vocab):
+        with Margins(model) as margins:
+            logits(model, tokens + [token])
+        if margins.smallest > margin:
+            tokens.append(token)
+        if len(tokens) == n:
+            return tokens
+    raise AssertionError("nearly every token makes a router choose closely")
 
 
 def one_per_line(table):
