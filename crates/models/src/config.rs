@@ -285,8 +285,11 @@ impl<'a> Config<'a> {
         default_partial: f64,
     ) -> Result<RopeConfig> {
         let max_tokens = self.size_or("max_position_embeddings", 2048)?;
-        let rope = nested.unwrap_or(*self);
-        let theta = match rope.number_opt("rope_theta")? {
+        let inside = |key: &str| match nested {
+            Some(rope) => rope.number_opt(key),
+            None => Ok(None),
+        };
+        let theta = match inside("rope_theta")? {
             Some(theta) => theta,
             None => self.number_or(theta_key, default_theta)?,
         };
@@ -296,7 +299,7 @@ impl<'a> Config<'a> {
                 format!("must be between 1 and 1e30, not {theta}"),
             ));
         }
-        let partial = match rope.number_opt("partial_rotary_factor")? {
+        let partial = match inside("partial_rotary_factor")? {
             Some(partial) => partial,
             None => self.number_or("partial_rotary_factor", default_partial)?,
         };
