@@ -84,12 +84,20 @@ impl<'a> Config<'a> {
         Ok(self.size_opt(key)?.unwrap_or(default))
     }
 
-    /// A required integer from 1 to 2²⁶ that goes by several names; the first that is there counts.
+    /// A required integer from 1 to 2²⁶ that goes by several names, which must agree.
     pub fn size_of_any(&self, keys: &[&str]) -> Result<i32> {
-        match keys.iter().find(|key| self.get(key).is_some()) {
-            Some(key) => self.size(key),
-            None => Err(Error::config(keys.join(" or "), "is missing")),
+        let mut found = None;
+        for key in keys {
+            match (self.size_opt(key)?, found) {
+                (Some(size), Some((first, other))) if size != other => {
+                    let reason = format!("is {size}, but {first}, its other name, is {other}");
+                    return Err(Error::config(*key, reason));
+                }
+                (Some(size), None) => found = Some((*key, size)),
+                _ => {}
+            }
         }
+        found.map(|(_, size)| size).ok_or_else(|| Error::config(keys.join(" or "), "is missing"))
     }
 
     /// A list of integers from 0 on; empty if the key is absent.
