@@ -14,9 +14,10 @@
 //! All arithmetic is in f32, whatever the inputs are.
 
 mod chunked;
+mod cpu;
 mod twin;
 
-use mlx::{Array, Dtype, Result};
+use mlx::{Array, Backend, Device, Dtype, Result};
 
 use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
 
@@ -95,7 +96,11 @@ impl GatedDelta<'_> {
     /// # Errors
     /// Shapes or dtypes do not fit each other, or `capture` does not ascend within the steps.
     pub fn update(&self, capture: &[i32]) -> Result<Updated> {
-        self.chunked(capture)
+        let sizes = self.check(capture)?;
+        match Device::current_backend() {
+            Backend::Cpu => cpu::run(self, sizes, capture),
+            Backend::Cuda | Backend::Metal => self.chunked(capture),
+        }
     }
 
     /// The rule step by step in MLX's operations: what every other form is held against.
