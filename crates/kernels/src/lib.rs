@@ -6,6 +6,7 @@
 //! test holds every form against its twin. Nothing here knows a model.
 
 mod cpu;
+mod cuda;
 pub mod gated_delta;
 mod input;
 
