@@ -8,7 +8,8 @@
 
 use std::time::Instant;
 
-use kernels::{GatedDelta, Updated};
+use kernels::router::{self, Routed, Sigmoid, reference};
+use kernels::{CausalConv, Convolved, GatedDelta, Updated};
 use mlx::{Array, Backend, Device, Dtype, Result};
 
 /// Calls of one evaluation, so that starting and waiting are shared, and how often it is repeated.
@@ -36,6 +37,8 @@ fn main() {
         "operation", "form", "calls", "us/call", "speed"
     );
     gated_delta(&plan);
+    causal_conv(&plan);
+    routers(&plan);
 }
 
 impl Plan {
@@ -201,6 +204,95 @@ fn gated_delta(plan: &Plan) {
                 ));
             }
             plan.compare(&format!("gated_delta {rows}x{steps}, {dtype}"), forms);
+        }
+    }
+}
+
+/// The convolution over the 8,192 channels of the published models.
+fn causal_conv(plan: &Plan) {
+    let (channels, width) = (8192, 4);
+    let sizes: &[(i32, i32)] =
+        if plan.is_bench { &[(1, 1), (32, 1), (1, 512), (1, 2048)] } else { &[(1, 3)] };
+    for &(rows, steps) in sizes {
+        let cast = |x: Array| x.astype(Dtype::Bf16).unwrap();
+        let u = &cast(values(&[rows, steps, channels], 0.1));
+        let tail = &cast(values(&[rows, width - 1, channels], 0.2));
+        let weight = &cast(values(&[channels, width], 0.3));
+        mlx::eval([u, tail, weight]).unwrap();
+        let chain = move |n: usize, form: fn(&CausalConv<'_>) -> Result<Convolved>| {
+            let (mut tail, mut results) = (tail.clone(), Vec::new());
+            for _ in 0..n {
+                let made = form(&CausalConv { u, tail: Some(&tail), weight, lengths: None })?;
+                tail = made.tail;
+                results.push(made.out);
+            }
+            Ok(results)
+        };
+        let calls = if plan.backend == Backend::Cpu { 1 } else { 30 };
+        let forms: Vec<Form<'_>> = vec![
+            ("stock MLX", calls, Box::new(move |n| chain(n, stock_conv))),
+            ("twin", calls, Box::new(move |n| chain(n, |c| c.reference()))),
+            ("run", calls, Box::new(move |n| chain(n, |c| c.run()))),
+        ];
+        plan.compare(&format!("causal_conv {rows}x{steps}x{channels}, bf16"), forms);
+    }
+}
+
+fn stock_conv(c: &CausalConv<'_>) -> Result<Convolved> {
+    let rows = mlx::concatenate(&[c.tail.expect("given"), c.u], 1)?;
+    let (channels, n) = (c.u.dim(2), rows.dim(1));
+    let out = rows.conv1d(&c.weight.expand_dims(&[2])?, 0, channels)?.silu()?;
+    let before = c.weight.dim(1) - 1;
+    Ok(Convolved { out, tail: rows.slice_axis(1, n - before..n)?.contiguous()? })
+}
+
+fn routers(plan: &Plan) {
+    let glm = Sigmoid { k: 4, n_group: 1, topk_group: 1, normalise: true, scale: 1.8 };
+    let grouped = Sigmoid { k: 8, n_group: 8, topk_group: 4, normalise: true, scale: 2.5 };
+    let tokens: &[i32] = if plan.is_bench { &[1, 32, 2048] } else { &[3] };
+    let calls = if plan.backend == Backend::Cpu { 1 } else { 30 };
+    let repeat = |n: usize, form: &dyn Fn() -> Result<Routed>| {
+        let routed = (0..n).map(|_| form()).collect::<Result<Vec<_>>>()?;
+        Ok(routed.into_iter().flat_map(|r| [r.indices, r.weights]).collect())
+    };
+    for &n in tokens {
+        for (experts, k) in [(128, 8), (512, 10)] {
+            let x = &values(&[n, experts], 0.7);
+            let forms: Vec<Form<'_>> = vec![
+                (
+                    "twin",
+                    calls,
+                    Box::new(move |n| repeat(n, &|| reference::softmax_topk(x, k, true))),
+                ),
+                (
+                    "softmax_topk",
+                    calls,
+                    Box::new(move |n| repeat(n, &|| router::softmax_topk(x, k, true))),
+                ),
+            ];
+            plan.compare(&format!("router softmax {n}x{experts}, top {k}"), forms);
+        }
+        let x = &values(&[n, 32], 0.7);
+        let forms: Vec<Form<'_>> = vec![
+            ("twin", calls, Box::new(move |n| repeat(n, &|| reference::topk_softmax(x, 4)))),
+            ("topk_softmax", calls, Box::new(move |n| repeat(n, &|| router::topk_softmax(x, 4)))),
+        ];
+        plan.compare(&format!("router logits {n}x32, top 4"), forms);
+        for (experts, how) in [(64, &glm), (256, &grouped)] {
+            let (x, bias) = (&values(&[n, experts], 0.7), &values(&[experts], 0.8));
+            let forms: Vec<Form<'_>> = vec![
+                (
+                    "twin",
+                    calls,
+                    Box::new(move |n| repeat(n, &|| reference::sigmoid_topk(x, bias, how))),
+                ),
+                (
+                    "sigmoid_topk",
+                    calls,
+                    Box::new(move |n| repeat(n, &|| router::sigmoid_topk(x, bias, how))),
+                ),
+            ];
+            plan.compare(&format!("router sigmoid {n}x{experts}, {} groups", how.n_group), forms);
         }
     }
 }
