@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use kernels::router;
 use mlx::Dtype;
 
 use crate::checkpoint::{Scope, Tensors, Weights};
@@ -12,7 +13,7 @@ use crate::config::Config;
 use crate::dense::sizes;
 use crate::layers::{
     Activation, Block, Decoder, Experts, ExpertsConfig, FeedForward, LatentAttention, LatentConfig,
-    Layer, Moe, Rope, RopeKind, Router, SharedExpert, SigmoidRouter, SwiGlu,
+    Layer, Moe, Rope, RopeKind, Router, SharedExpert, SwiGlu,
 };
 use crate::registry::{Family, FamilyFacts, RopeTokens};
 use crate::{Error, Model, Result};
@@ -63,10 +64,7 @@ fn latent_config(config: &Config<'_>, hidden: i32) -> Result<LatentConfig> {
 struct MoeConfig {
     experts: ExpertsConfig,
     shared_inner: i32,
-    n_groups: i32,
-    n_used_groups: i32,
-    normalizes: bool,
-    scale: f32,
+    how: router::Sigmoid,
     is_sparse: Vec<bool>,
 }
 
@@ -87,7 +85,8 @@ impl MoeConfig {
         let (n_groups, n_used_groups) =
             (config.size_or("n_group", 1)?, config.size_or("topk_group", 1)?);
         let n = experts.n_experts;
-        if n % n_groups != 0 || n_used_groups > n_groups {
+        let is_odd = n % n_groups != 0 || n_groups > 1 && n / n_groups < 2;
+        if is_odd || n_used_groups > n_groups {
             let reason =
                 format!("{n_used_groups} of {n_groups} groups of {n} experts make no sense");
             return Err(Error::config("n_group", reason));
@@ -101,10 +100,13 @@ impl MoeConfig {
         Ok(Self {
             experts,
             shared_inner: inner * n_shared,
-            n_groups,
-            n_used_groups,
-            normalizes: config.flag_or("norm_topk_prob", true)?,
-            scale: config.number_or("routed_scaling_factor", 1.8)? as f32,
+            how: router::Sigmoid {
+                k: experts.n_used,
+                n_group: n_groups,
+                topk_group: n_used_groups,
+                normalise: config.flag_or("norm_topk_prob", true)?,
+                scale: config.number_or("routed_scaling_factor", 1.8)? as f32,
+            },
             is_sparse: sparse_layers(config, sizes_n_layers)?,
         })
     }
@@ -112,18 +114,12 @@ impl MoeConfig {
     fn load(&self, mlp: &Scope<'_, '_>) -> Result<Moe> {
         let c = &self.experts;
         let gate = mlp.floats("gate.weight", &[c.n_experts, c.hidden], Dtype::F32)?;
-        let router = SigmoidRouter {
-            gate: gate.swap_axes(0, 1)?,
-            correction_bias: mlp.vector_f32("gate.e_score_correction_bias", c.n_experts, 0.0)?,
-            n_used: c.n_used,
-            n_groups: self.n_groups,
-            n_used_groups: self.n_used_groups,
-            normalizes: self.normalizes,
-            scale: self.scale,
-        };
+        let bias = mlp.vector_f32("gate.e_score_correction_bias", c.n_experts, 0.0)?;
+        let router =
+            Router::Sigmoid { gate: gate.swap_axes(0, 1)?, correction_bias: bias, how: self.how };
         let shared = SwiGlu::load(&mlp.at("shared_experts"), c.hidden, self.shared_inner, false)?;
         Ok(Moe {
-            router: Router::Sigmoid(router),
+            router,
             experts: Experts::load(&mlp.at("switch_mlp"), c)?,
             shared: Some(SharedExpert { mlp: shared, gate: None }),
         })

@@ -22,6 +22,6 @@ pub use gated_delta::{GatedDeltaConfig, GatedDeltaNet};
 pub use latent::{LatentAttention, LatentConfig};
 pub use linear::{Linear, Matrix, PerHead, Product, Stack};
 pub use mlp::SwiGlu;
-pub use moe::{Activation, Experts, ExpertsConfig, Moe, Router, SharedExpert, SigmoidRouter};
+pub use moe::{Activation, Experts, ExpertsConfig, Moe, Router, SharedExpert};
 pub use norm::RmsNorm;
 pub use rope::{Rope, RopeConfig, RopeKind};
