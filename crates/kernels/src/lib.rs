@@ -5,7 +5,12 @@
 //! the CPU. Which form runs is decided by the backend and the shapes, never by the caller. A parity
 //! test holds every form against its twin. Nothing here knows a model.
 
+pub mod causal_conv;
+mod cpu;
+mod cuda;
 pub mod gated_delta;
 mod input;
+pub mod router;
 
+pub use causal_conv::{CausalConv, Convolved};
 pub use gated_delta::{GatedDelta, Updated};

@@ -96,6 +96,14 @@ impl Device {
     /// # Errors
     /// The driver does not answer.
     pub fn facts(&self) -> Result<BTreeMap<String, String>> {
+        Self::current_facts()
+    }
+
+    /// Like [`Device::facts`], where no `Device` is at hand.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn current_facts() -> Result<BTreeMap<String, String>> {
         let facts = ffi::device_facts().map_err(|e| error::of_op("device_facts", &[], e))?;
         Ok(facts.keys.into_iter().zip(facts.values).collect())
     }

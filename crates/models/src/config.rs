@@ -84,12 +84,20 @@ impl<'a> Config<'a> {
         Ok(self.size_opt(key)?.unwrap_or(default))
     }
 
-    /// A required integer from 1 to 2²⁶ that goes by several names; the first that is there counts.
+    /// A required integer from 1 to 2²⁶ that goes by several names, which must agree.
     pub fn size_of_any(&self, keys: &[&str]) -> Result<i32> {
-        match keys.iter().find(|key| self.get(key).is_some()) {
-            Some(key) => self.size(key),
-            None => Err(Error::config(keys.join(" or "), "is missing")),
+        let mut found = None;
+        for key in keys {
+            match (self.size_opt(key)?, found) {
+                (Some(size), Some((first, other))) if size != other => {
+                    let reason = format!("is {size}, but {first}, its other name, is {other}");
+                    return Err(Error::config(*key, reason));
+                }
+                (Some(size), None) => found = Some((*key, size)),
+                _ => {}
+            }
         }
+        found.map(|(_, size)| size).ok_or_else(|| Error::config(keys.join(" or "), "is missing"))
     }
 
     /// A list of integers from 0 on; empty if the key is absent.
@@ -285,8 +293,11 @@ impl<'a> Config<'a> {
         default_partial: f64,
     ) -> Result<RopeConfig> {
         let max_tokens = self.size_or("max_position_embeddings", 2048)?;
-        let rope = nested.unwrap_or(*self);
-        let theta = match rope.number_opt("rope_theta")? {
+        let inside = |key: &str| match nested {
+            Some(rope) => rope.number_opt(key),
+            None => Ok(None),
+        };
+        let theta = match inside("rope_theta")? {
             Some(theta) => theta,
             None => self.number_or(theta_key, default_theta)?,
         };
@@ -296,7 +307,7 @@ impl<'a> Config<'a> {
                 format!("must be between 1 and 1e30, not {theta}"),
             ));
         }
-        let partial = match rope.number_opt("partial_rotary_factor")? {
+        let partial = match inside("partial_rotary_factor")? {
             Some(partial) => partial,
             None => self.number_or("partial_rotary_factor", default_partial)?,
         };

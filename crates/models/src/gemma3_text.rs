@@ -1,6 +1,6 @@
 //! Gemma 3, the text model. Reference: transformers 5.23 `modeling_gemma3.py`. Differs from qwen3:
-//! embeddings are scaled by √E; norms after attention and feed-forward too, all around 0; windows on
-//! five of six layers, which turn by a base of their own; gelu in place of silu; tied head.
+//! embeddings are scaled by √E; norms after attention and feed-forward too, all around 0; windows
+//! on five of six layers, which turn by a base of their own; gelu in place of silu; tied head.
 
 use std::rc::Rc;
 

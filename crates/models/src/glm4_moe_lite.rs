@@ -2,23 +2,21 @@
 //! the attention. Differs from llama: keys and values are expanded from one latent per token, the
 //! only thing that is cached beside one rotated key for all heads; experts are chosen by sigmoids
 //! with a correction bias, from the second layer on.
-//!
-//! H heads · N, R, V unrotated, rotated and value dims of a head · C latent.
 
 use std::rc::Rc;
 
-use mlx::{Array, Attend, Dtype};
+use kernels::router;
+use mlx::Dtype;
 
 use crate::checkpoint::{Scope, Tensors, Weights};
 use crate::config::Config;
 use crate::dense::sizes;
 use crate::layers::{
-    Activation, Block, Decoder, Experts, ExpertsConfig, FeedForward, Layer, Linear, Mixer, Moe,
-    PerHead, RmsNorm, Rope, RopeKind, Router, SharedExpert, SigmoidRouter, Sizes, SwiGlu,
+    Activation, Block, Decoder, Experts, ExpertsConfig, FeedForward, LatentAttention, LatentConfig,
+    Layer, Moe, Rope, RopeKind, Router, SharedExpert, SwiGlu,
 };
 use crate::registry::{Family, FamilyFacts, RopeTokens};
-use crate::state::{KvState, LayerState};
-use crate::{Error, Model, Result, Step};
+use crate::{Error, Model, Result};
 
 pub(crate) const FAMILY: Family = Family {
     facts: FamilyFacts {
@@ -32,207 +30,41 @@ pub(crate) const FAMILY: Family = Family {
     build,
 };
 
-/// Of the norms of both latents, whatever `rms_norm_eps` says.
-const LATENT_EPS: f32 = 1e-6;
-
-/// The sizes of attention.
-#[derive(Clone, Debug)]
-struct MlaConfig {
-    hidden: i32,
-    n_heads: i32,
-    /// None: queries come straight from the hidden state.
-    q_lora_rank: Option<i32>,
-    kv_lora_rank: i32,
-    nope: i32,
-    rope: i32,
-    value: i32,
-    bias: bool,
-    scale: f32,
-}
-
-impl MlaConfig {
-    fn read(config: &Config<'_>, hidden: i32) -> Result<Self> {
-        let q_lora_rank = match config.has("q_lora_rank") {
-            true => config.size_opt("q_lora_rank")?,
-            false => Some(768),
-        };
-        let n_heads = config.size("num_attention_heads")?;
-        let (nope, rope) =
-            (config.size_or("qk_nope_head_dim", 192)?, config.size_or("qk_rope_head_dim", 64)?);
-        config.fits("qk_nope_head_dim", n_heads, nope + rope)?;
-        let kind = config.rope(1e4, 1.0)?.kind;
-        let sharper = match kind {
-            RopeKind::Yarn { factor, mscale_all_dim: Some(all), .. } if factor > 1.0 => {
-                0.1 * all * factor.ln() + 1.0
-            }
-            _ => 1.0,
-        };
-        Ok(Self {
-            hidden,
-            n_heads,
-            q_lora_rank,
-            kv_lora_rank: config.size_or("kv_lora_rank", 512)?,
-            nope,
-            rope,
-            value: config.size_or("v_head_dim", 256)?,
-            bias: config.flag_or("attention_bias", false)?,
-            scale: (sharper * sharper / f64::from(nope + rope).sqrt()) as f32,
-        })
-    }
-
-    /// Whether expanding keys and values of T cached tokens costs less than attending over the
-    /// latent for L queries, per head in multiplications.
-    fn expands(&self, n_new: i32, n_all: i32) -> bool {
-        let [l, t] = [n_new, n_all].map(f64::from);
-        let [c, n, r, v] = [self.kv_lora_rank, self.nope, self.rope, self.value].map(f64::from);
-        let expanded = t * c * (n + v) + l * t * (n + r + v);
-        let absorbed = l * c * (n + v) + l * t * (2.0 * c + r);
-        expanded < absorbed
-    }
-}
-
-/// Multi-head latent attention.
-#[derive(Debug)]
-struct Attention {
-    queries: Queries,
-    kv_a_proj_with_mqa: Linear, // E → C + R
-    kv_a_layernorm: RmsNorm,    // C
-    embed_q: PerHead,           // N → C for each head
-    unembed_out: PerHead,       // C → V for each head
-    o_proj: Linear,             // H·V → E
-    rope: Rc<Rope>,
-    config: MlaConfig,
-}
-
-/// E → H·(N + R), directly or through a latent.
-#[derive(Debug)]
-enum Queries {
-    Direct { q_proj: Linear },
-    Latent { q_a_proj: Linear, q_a_layernorm: RmsNorm, q_b_proj: Linear },
-}
-
-impl Queries {
-    fn load(weights: &Scope<'_, '_>, c: &MlaConfig) -> Result<Self> {
-        let width = c.n_heads * (c.nope + c.rope);
-        let Some(rank) = c.q_lora_rank else {
-            return Ok(Queries::Direct {
-                q_proj: weights.linear("q_proj", c.hidden, width, false)?,
-            });
-        };
-        Ok(Queries::Latent {
-            q_a_proj: weights.linear("q_a_proj", c.hidden, rank, c.bias)?,
-            q_a_layernorm: weights.norm("q_a_layernorm", rank, LATENT_EPS)?,
-            q_b_proj: weights.linear("q_b_proj", rank, width, false)?,
-        })
-    }
-
-    fn forward(&self, x: &Array) -> Result<Array> {
-        match self {
-            Queries::Direct { q_proj } => q_proj.forward(x),
-            Queries::Latent { q_a_proj, q_a_layernorm, q_b_proj } => {
-                q_b_proj.forward(&q_a_layernorm.forward(&q_a_proj.forward(x)?)?)
-            }
+/// The keys of attention.
+fn latent_config(config: &Config<'_>, hidden: i32) -> Result<LatentConfig> {
+    let q_lora_rank = match config.has("q_lora_rank") {
+        true => config.size_opt("q_lora_rank")?,
+        false => Some(768),
+    };
+    let n_heads = config.size("num_attention_heads")?;
+    let (nope, rope) =
+        (config.size_or("qk_nope_head_dim", 192)?, config.size_or("qk_rope_head_dim", 64)?);
+    config.fits("qk_nope_head_dim", n_heads, nope + rope)?;
+    let kind = config.rope(1e4, 1.0)?.kind;
+    let sharper = match kind {
+        RopeKind::Yarn { factor, mscale_all_dim: Some(all), .. } if factor > 1.0 => {
+            0.1 * all * factor.ln() + 1.0
         }
-    }
-}
-
-impl Attention {
-    fn load(weights: &Scope<'_, '_>, config: &MlaConfig, rope: &Rc<Rope>) -> Result<Self> {
-        let c = config;
-        let latent = c.kv_lora_rank;
-        Ok(Self {
-            queries: Queries::load(weights, c)?,
-            kv_a_proj_with_mqa: weights.linear(
-                "kv_a_proj_with_mqa",
-                c.hidden,
-                latent + c.rope,
-                c.bias,
-            )?,
-            kv_a_layernorm: weights.norm("kv_a_layernorm", latent, LATENT_EPS)?,
-            embed_q: weights.per_head("embed_q", c.n_heads, c.nope, latent)?,
-            unembed_out: weights.per_head("unembed_out", c.n_heads, latent, c.value)?,
-            o_proj: weights.linear("o_proj", c.n_heads * c.value, c.hidden, c.bias)?,
-            rope: rope.clone(),
-            config: c.clone(),
-        })
-    }
-
-    /// Attends over latents `[B, 1, T, C + R]` without expanding them: queries are brought into the
-    /// latent's space, and its weighted sum is expanded in the end.
-    fn absorbed(&self, q_n: &Array, q_r: &Array, kv: &Array, step: &Step) -> Result<Array> {
-        let q = mlx::concatenate(&[&self.embed_q.forward(q_n)?, q_r], -1)?; // [B, H, L, C + R]
-        let values = kv.slice_axis(3, 0..self.config.kv_lora_rank)?;
-        self.unembed_out.forward(&self.attend(&q, kv, &values, step)?)
-    }
-
-    /// The same with keys and values of every head written out.
-    fn expanded(&self, q_n: &Array, q_r: &Array, kv: &Array, step: &Step) -> Result<Array> {
-        let c = &self.config;
-        let latent = kv.slice_axis(3, 0..c.kv_lora_rank)?; // [B, 1, T, C]
-        let k_r = kv.slice_axis(3, c.kv_lora_rank..c.kv_lora_rank + c.rope)?;
-        let k_n = self.embed_q.transposed(&latent)?; // [B, H, T, N]
-        let k_r = k_r.broadcast_to(&[k_n.dim(0), k_n.dim(1), k_n.dim(2), c.rope])?;
-        let q = mlx::concatenate(&[q_n, q_r], -1)?; // [B, H, L, N + R]
-        let keys = mlx::concatenate(&[&k_n, &k_r], -1)?;
-        self.attend(&q, &keys, &self.unembed_out.forward(&latent)?, step)
-    }
-
-    fn attend(&self, q: &Array, keys: &Array, values: &Array, step: &Step) -> Result<Array> {
-        let scale = self.config.scale;
-        if step.rows().is_some() {
-            let mask = step.mask(None, 0)?;
-            return Ok(q.attention(keys, values, scale, Attend::Mask(&mask), None)?);
-        }
-        let attend = if step.n_tokens == 1 { Attend::All } else { Attend::Causal };
-        Ok(q.attention(keys, values, scale, attend, None)?)
-    }
-}
-
-impl Mixer for Attention {
-    fn new_state(&self) -> LayerState {
-        LayerState::Kv(KvState::default())
-    }
-
-    fn sizes(&self, dtype_bytes: usize) -> Sizes {
-        let width = (self.config.kv_lora_rank + self.config.rope) as u64;
-        Sizes { bytes_per_token: width * dtype_bytes as u64, fixed_bytes: 0 }
-    }
-
-    fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
-        let LayerState::Kv(cache) = state else { unreachable!("an attention layer's own state") };
-        let c = &self.config;
-        let (rows, n) = (x.dim(0), x.dim(1));
-        let q = self.queries.forward(x)?.reshape(&[rows, n, c.n_heads, c.nope + c.rope])?;
-        let q = q.swap_axes(1, 2)?; // [B, H, L, N + R]
-        let q_n = q.slice_axis(3, 0..c.nope)?;
-        // The factor that yarn has for turned dims: on the queries alone, squared.
-        let q_r = self.rope.queries(&q.slice_axis(3, c.nope..c.nope + c.rope)?, step)?;
-        let q_r =
-            if self.rope.logit_factor == 1.0 { q_r } else { q_r.scale(self.rope.logit_factor)? };
-
-        let latent = self.kv_a_proj_with_mqa.forward(x)?.expand_dims(&[1])?; // [B, 1, L, C + R]
-        let compressed = self.kv_a_layernorm.forward(&latent.slice_axis(3, 0..c.kv_lora_rank)?)?;
-        let k_r = latent.slice_axis(3, c.kv_lora_rank..c.kv_lora_rank + c.rope)?;
-        let new = mlx::concatenate(&[&compressed, &self.rope.keys(&k_r, step)?], -1)?;
-        let [kv] = cache.append([&new], step)?; // [B, 1, T, C + R]
-
-        let out = match c.expands(n, step.position + step.n_tokens) {
-            true => self.expanded(&q_n, &q_r, &kv, step)?,
-            false => self.absorbed(&q_n, &q_r, &kv, step)?,
-        }; // [B, H, L, V]
-        let out = out.swap_axes(1, 2)?.reshape(&[rows, n, c.n_heads * c.value])?;
-        self.o_proj.forward(&out)
-    }
+        _ => 1.0,
+    };
+    Ok(LatentConfig {
+        hidden,
+        n_heads,
+        q_lora_rank,
+        kv_lora_rank: config.size_or("kv_lora_rank", 512)?,
+        nope,
+        rope,
+        value: config.size_or("v_head_dim", 256)?,
+        bias: config.flag_or("attention_bias", false)?,
+        scale: (sharper * sharper / f64::from(nope + rope).sqrt()) as f32,
+    })
 }
 
 /// The keys of router and experts.
 struct MoeConfig {
     experts: ExpertsConfig,
     shared_inner: i32,
-    n_groups: i32,
-    n_used_groups: i32,
-    normalizes: bool,
-    scale: f32,
+    how: router::Sigmoid,
     is_sparse: Vec<bool>,
 }
 
@@ -253,7 +85,8 @@ impl MoeConfig {
         let (n_groups, n_used_groups) =
             (config.size_or("n_group", 1)?, config.size_or("topk_group", 1)?);
         let n = experts.n_experts;
-        if n % n_groups != 0 || n_used_groups > n_groups {
+        let is_odd = n % n_groups != 0 || n_groups > 1 && n / n_groups < 2;
+        if is_odd || n_used_groups > n_groups {
             let reason =
                 format!("{n_used_groups} of {n_groups} groups of {n} experts make no sense");
             return Err(Error::config("n_group", reason));
@@ -267,10 +100,13 @@ impl MoeConfig {
         Ok(Self {
             experts,
             shared_inner: inner * n_shared,
-            n_groups,
-            n_used_groups,
-            normalizes: config.flag_or("norm_topk_prob", true)?,
-            scale: config.number_or("routed_scaling_factor", 1.8)? as f32,
+            how: router::Sigmoid {
+                k: experts.n_used,
+                n_group: n_groups,
+                topk_group: n_used_groups,
+                normalise: config.flag_or("norm_topk_prob", true)?,
+                scale: config.number_or("routed_scaling_factor", 1.8)? as f32,
+            },
             is_sparse: sparse_layers(config, sizes_n_layers)?,
         })
     }
@@ -278,18 +114,12 @@ impl MoeConfig {
     fn load(&self, mlp: &Scope<'_, '_>) -> Result<Moe> {
         let c = &self.experts;
         let gate = mlp.floats("gate.weight", &[c.n_experts, c.hidden], Dtype::F32)?;
-        let router = SigmoidRouter {
-            gate: gate.swap_axes(0, 1)?,
-            correction_bias: mlp.vector_f32("gate.e_score_correction_bias", c.n_experts, 0.0)?,
-            n_used: c.n_used,
-            n_groups: self.n_groups,
-            n_used_groups: self.n_used_groups,
-            normalizes: self.normalizes,
-            scale: self.scale,
-        };
+        let bias = mlp.vector_f32("gate.e_score_correction_bias", c.n_experts, 0.0)?;
+        let router =
+            Router::Sigmoid { gate: gate.swap_axes(0, 1)?, correction_bias: bias, how: self.how };
         let shared = SwiGlu::load(&mlp.at("shared_experts"), c.hidden, self.shared_inner, false)?;
         Ok(Moe {
-            router: Router::Sigmoid(router),
+            router,
             experts: Experts::load(&mlp.at("switch_mlp"), c)?,
             shared: Some(SharedExpert { mlp: shared, gate: None }),
         })
@@ -310,13 +140,13 @@ fn sparse_layers(config: &Config<'_>, n_layers: i32) -> Result<Vec<bool>> {
 fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     config.only("hidden_act", "silu")?;
     let sizes = sizes(config, 1e-5, false)?;
-    let mla = MlaConfig::read(config, sizes.hidden)?;
+    let mla = latent_config(config, sizes.hidden)?;
     let moe = MoeConfig::read(config, sizes.n_layers)?;
     let inner = config.size_or("intermediate_size", 10240)?;
     let interleaved = config.flag_or("rope_interleave", true)?;
     let rope = Rc::new(Rope::new(&config.rope(1e4, 1.0)?, mla.rope, tokens, interleaved)?);
     let layer = |scope: &Scope<'_, '_>, i: i32| -> Result<Box<dyn Layer>> {
-        let mixer = Attention::load(&scope.at("self_attn"), &mla, &rope)?;
+        let mixer = LatentAttention::load(&scope.at("self_attn"), &mla, &rope)?;
         let mlp: Box<dyn FeedForward> = match moe.is_sparse[i as usize] {
             true => Box::new(moe.load(&scope.at("mlp"))?),
             false => Box::new(SwiGlu::load(&scope.at("mlp"), sizes.hidden, inner, false)?),
@@ -339,7 +169,7 @@ pub(crate) fn to_mlx(tensors: &mut Tensors, config: &Config<'_>) -> Result<()> {
     });
     tensors.stack_experts()?;
     tensors.split_fused_experts()?;
-    let mla = MlaConfig::read(config, config.size("hidden_size")?)?;
+    let mla = latent_config(config, config.size("hidden_size")?)?;
     tensors.dequantize(".kv_b_proj")?;
     tensors.split(".kv_b_proj.weight", |name, both| {
         let (width, latent) = (mla.nope + mla.value, mla.kv_lora_rank);

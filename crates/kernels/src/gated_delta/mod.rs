@@ -10,13 +10,21 @@
 //! |---|---|---|
 //! | [`GatedDelta::sequential`] | everywhere | the twin: step by step in MLX's operations |
 //! | [`GatedDelta::chunked`] | everywhere | 64 steps at once as matrix products |
+//! | [`GatedDelta::built_in`] | Metal | MLX's own operation |
+//! | `cpu.rs` | CPU | step by step in Rust, a band of the state at a time |
+//! | `steps.cu` | CUDA, few steps | step by step, the state in registers |
+//! | `chunks.cu` | CUDA, many steps | 64 steps at once on tensor cores |
 //!
-//! All arithmetic is in f32, whatever the inputs are.
+//! States and sums are f32 in every form. On CUDA, products of 16-bit inputs in `chunks.cu` round
+//! what is not an input to tf32; everything else is f32 throughout. Results of the step-by-step
+//! forms do not depend on where a sequence is split, those of the chunked ones do, by rounding.
 
 mod chunked;
+mod cpu;
+mod cuda;
 mod twin;
 
-use mlx::{Array, Dtype, Result};
+use mlx::{Array, Backend, Device, Dtype, Result, concatenate};
 
 use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
 
@@ -95,7 +103,16 @@ impl GatedDelta<'_> {
     /// # Errors
     /// Shapes or dtypes do not fit each other, or `capture` does not ascend within the steps.
     pub fn update(&self, capture: &[i32]) -> Result<Updated> {
-        self.chunked(capture)
+        let sizes = self.check(capture)?;
+        match Device::current_backend() {
+            Backend::Cpu => cpu::run(self, sizes, capture),
+            Backend::Cuda if cuda::fits(&sizes) => {
+                let updated = cuda::run(self, sizes, capture)?;
+                Ok(Updated { out: updated.out.astype(self.v.dtype())?, ..updated })
+            }
+            Backend::Metal => self.built_in(capture),
+            Backend::Cuda => self.chunked(capture),
+        }
     }
 
     /// The rule step by step in MLX's operations: what every other form is held against.
@@ -116,6 +133,34 @@ impl GatedDelta<'_> {
     pub fn chunked(&self, capture: &[i32]) -> Result<Updated> {
         let sizes = self.check(capture)?;
         let (out, state, captured) = chunked::run(&self.prepared(sizes)?, capture)?;
+        Ok(Updated { out: out.astype(self.v.dtype())?, state, captured })
+    }
+
+    /// The rule by MLX's own operation, once per stretch between captures: on Metal it is a kernel,
+    /// elsewhere it goes step by step.
+    ///
+    /// # Errors
+    /// Those of [`GatedDelta::update`].
+    pub fn built_in(&self, capture: &[i32]) -> Result<Updated> {
+        // In f32: with 16-bit inputs MLX's operation also rounds what it forms between, and is some
+        // percent off where keys are alike and β is near 1.
+        let p = self.prepared(self.check(capture)?)?;
+        let gates = p.log_decay.exp()?;
+        let inputs = [&p.q, &p.k, &p.v, &gates, &p.beta];
+        let (mut state, mut outputs) = (p.state, Vec::new());
+        let (mut captured, mut done) = (Vec::new(), 0);
+        for &until in capture.iter().chain(Some(&p.sizes.steps)) {
+            if until > done {
+                let [q, k, v, gates, beta] = inputs.map(|x| x.slice_axis(1, done..until));
+                let (out, after) =
+                    q?.gated_delta_update(&k?, &v?, &gates?, &beta?, Some(&state))?;
+                outputs.push(out);
+                (state, done) = (after, until);
+            }
+            captured.push(state.clone());
+        }
+        captured.truncate(capture.len());
+        let out = concatenate(&outputs.iter().collect::<Vec<_>>(), 1)?;
         Ok(Updated { out: out.astype(self.v.dtype())?, state, captured })
     }
 
@@ -154,6 +199,13 @@ impl GatedDelta<'_> {
             return refuse(format!("capture must ascend within 0..={steps}, and is {capture:?}"));
         }
         Ok(sizes)
+    }
+
+    /// The dtype of q, k and v if it is one, else f32, which holds them all.
+    fn common_dtype(&self) -> Dtype {
+        let dtype = self.q.dtype();
+        let same = [self.k, self.v].iter().all(|x| x.dtype() == dtype);
+        if same { dtype } else { Dtype::F32 }
     }
 
     fn prepared(&self, sizes: Sizes) -> Result<Prepared> {

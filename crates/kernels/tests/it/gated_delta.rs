@@ -9,7 +9,11 @@ use crate::{Values, bound, close, device};
 type Form = fn(&GatedDelta<'_>, &[i32]) -> Result<Updated>;
 
 fn forms() -> Vec<(&'static str, Form)> {
-    vec![("update", |g, c| g.update(c)), ("chunked", |g, c| g.chunked(c))]
+    vec![
+        ("update", |g, c| g.update(c)),
+        ("chunked", |g, c| g.chunked(c)),
+        ("built in", |g, c| g.built_in(c)),
+    ]
 }
 
 /// Pairwise different sizes: rows, key heads, value heads, Dk, Dv.
@@ -166,28 +170,47 @@ fn every_form_agrees_with_the_twin_at_odd_lengths() {
     check("f16", USUAL, 70, Like { dtype: Dtype::F16, ..PLAIN }, &[]);
 }
 
+/// One test per size of heads: on a GPU each compiles kernels of its own.
+macro_rules! heads_of {
+    ($($name:ident: $k_heads:literal / $v_heads:literal, $k_dim:literal, $v_dim:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            let _device = device();
+            let (k_heads, v_heads, k_dim, v_dim) = ($k_heads, $v_heads, $k_dim, $v_dim);
+            let s = Sizes { rows: 1, k_heads, v_heads, k_dim, v_dim };
+            for (dtype, steps, at) in
+                [(Dtype::F32, 67, 33), (Dtype::Bf16, 67, 33), (Dtype::F32, 1, 0)]
+            {
+                check("heads", s, steps, Like { dtype, ..PLAIN }, &[at]);
+            }
+        }
+    )*};
+}
+
+heads_of! {
+    heads_may_have_16_keys_and_80_values: 1 / 3, 16, 80;
+    heads_may_have_48_keys_and_16_values: 2 / 6, 48, 16;
+    heads_may_have_128_keys_and_96_values: 1 / 2, 128, 96;
+    heads_may_have_64_keys_and_32_values: 3 / 3, 64, 32;
+    heads_may_have_80_keys_and_128_values: 1 / 2, 80, 128;
+    heads_may_have_256_keys_and_64_values: 1 / 2, 256, 64;
+    heads_may_have_20_keys_and_12_values: 2 / 4, 20, 12;
+    heads_may_have_32_keys_and_24_values: 2 / 4, 32, 24;
+    heads_may_have_5_keys_and_7_values: 1 / 1, 5, 7;
+}
+
 #[test]
-fn heads_may_be_of_any_size() {
+fn dtypes_of_inputs_may_differ() {
     let _device = device();
-    for (k_heads, v_heads, k_dim, v_dim) in [
-        (1, 3, 16, 80),
-        (2, 6, 48, 16),
-        (1, 2, 128, 96),
-        (3, 3, 64, 32),
-        (1, 2, 80, 128),
-        (1, 2, 256, 64),
-        (2, 4, 20, 12),
-        (1, 1, 5, 7),
-    ] {
-        let s = Sizes { rows: 1, k_heads, v_heads, k_dim, v_dim };
-        for (dtype, steps) in [(Dtype::F32, 67), (Dtype::Bf16, 67), (Dtype::F32, 1)] {
-            check(
-                &format!("{k_heads}/{v_heads} {k_dim}x{v_dim}"),
-                s,
-                steps,
-                Like { dtype, ..PLAIN },
-                &[33 % steps],
-            );
+    for steps in [3, 70] {
+        let mut inputs = Inputs::new(USUAL, steps, PLAIN);
+        inputs.v = inputs.v.astype(Dtype::Bf16).unwrap();
+        let wanted = inputs.rule().sequential(&[]).unwrap();
+        for (name, form) in forms() {
+            let found = form(&inputs.rule(), &[]).unwrap();
+            assert_eq!(found.out.dtype(), Dtype::Bf16);
+            same(name, &found, &wanted, bound(Dtype::Bf16));
+            close(name, &found.state, &wanted.state, bound(Dtype::F32));
         }
     }
 }
@@ -393,7 +416,7 @@ fn bad_inputs_are_refused_with_a_reason() {
         ("order", rule, &[3, 2], "capture must ascend within 0..=5"),
         ("twice", rule, &[2, 2], "capture must ascend within 0..=5"),
     ] {
-        for form in [GatedDelta::update, GatedDelta::sequential, GatedDelta::chunked] {
+        for (_, form) in forms() {
             let message = form(&rule, capture).unwrap_err().to_string();
             assert!(message.contains(reason), "{what}: {message}");
         }

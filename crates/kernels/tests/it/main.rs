@@ -2,7 +2,9 @@
 //! runs with CUDA's, and then holds CUDA's forms against the same twins.
 #![allow(clippy::unwrap_used)]
 
+mod causal_conv;
 mod gated_delta;
+mod router;
 
 use mlx::{Array, Device, Dtype};
 

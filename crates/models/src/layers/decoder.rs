@@ -103,8 +103,8 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads the parts that all families name alike; `layer(scope, i)` loads layer i from
-    /// `model.layers.{i}`, `norm` the last norm. The head is tied to the embedding iff the checkpoint has no `lm_head`;
-    /// `tied` is only what random weights do.
+    /// `model.layers.{i}`, `norm` the last norm. The head is tied to the embedding iff the
+    /// checkpoint has no `lm_head`; `tied` is only what random weights do.
     pub(crate) fn load(
         weights: &Scope<'_, '_>,
         sizes: DecoderSizes,

@@ -5,6 +5,7 @@
 //! Hk key heads of Dk, Hv value heads of Dv, Hk divides Hv: value head h reads key head
 //! h / (Hv/Hk). C = 2·Hk·Dk + Hv·Dv channels pass a causal depthwise convolution over Kc tokens.
 
+use kernels::causal_conv::CausalConv;
 use kernels::gated_delta::GatedDelta;
 use mlx::{Array, Dtype};
 
@@ -51,8 +52,12 @@ impl GatedDeltaConfig {
         2 * self.keys_width() + self.values_width()
     }
 
-    /// Fails where key heads do not divide value heads.
+    /// Fails where key heads do not divide value heads, or the convolution is of no known width.
     pub(crate) fn check(&self) -> Result<()> {
+        if !(2..=8).contains(&self.conv_tokens) {
+            let reason = format!("must be from 2 to 8, not {}", self.conv_tokens);
+            return Err(Error::config("linear_conv_kernel_dim", reason));
+        }
         if self.n_value_heads % self.n_key_heads == 0 {
             return Ok(());
         }
@@ -134,27 +139,17 @@ impl GatedDeltaNet {
         })
     }
 
-    /// Convolves `[B, L, C]` after the tail of what came before; returns the silu of it, and the
-    /// new tail.
+    /// Convolves `[B, L, C]` after the tail of what came before; the silu of it.
     fn convolve(&self, u: &Array, step: &Step, state: &mut RecurrentState) -> Result<Array> {
-        let n_tail = self.config.conv_tokens - 1;
-        let tail = match state.conv_tail.take() {
-            Some(tail) => tail,
-            None => Array::zeros(&[u.dim(0), n_tail, u.dim(2)], u.dtype())?,
+        let conv = CausalConv {
+            u,
+            tail: state.conv_tail.as_ref(),
+            weight: &self.conv1d,
+            lengths: step.lengths(),
         };
-        let all = mlx::concatenate(&[&tail, u], 1)?; // [B, Kc − 1 + L, C]
-        state.conv_tail = Some(match step.lengths() {
-            None => all.slice_axis(1, u.dim(1)..u.dim(1) + n_tail)?.contiguous()?,
-            // Each row's last inputs end where its tokens end.
-            Some(lengths) => {
-                let offsets = Array::arange(0.0, f64::from(n_tail), 1.0, Dtype::I32)?;
-                let index = lengths.expand_dims(&[1])?.add(&offsets)?.expand_dims(&[2])?;
-                let index = index.broadcast_to(&[u.dim(0), n_tail, u.dim(2)])?;
-                all.take_along(&index, 1)?
-            }
-        });
-        let kernel = self.conv1d.expand_dims(&[2])?;
-        Ok(all.conv1d(&kernel, 0, u.dim(2))?.silu()?)
+        let convolved = conv.run()?;
+        state.conv_tail = Some(convolved.tail);
+        Ok(convolved.out)
     }
 
     /// Heads of q or k `[B, L, Hk, Dk]` of length 1 (up to ε), times `factor`.

@@ -1,6 +1,7 @@
 //! Experts: a router chooses a few of many feed-forward blocks for each token. N tokens · E hidden
 //! · I width of an expert · k experts per token.
 
+use kernels::router;
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::{Scope, StackSizes};
@@ -31,27 +32,14 @@ pub enum Router {
         n_used: i32,
     },
     /// Sigmoids, in f32: chosen with a correction bias, weighed without it (GLM).
-    Sigmoid(SigmoidRouter),
-}
-
-/// The router of GLM and DeepSeek: first groups of experts are chosen by the sum of their two best,
-/// then experts within them.
-#[derive(Debug)]
-pub struct SigmoidRouter {
-    /// `[E, n]`, f32.
-    pub gate: Array,
-    /// `[n]`, f32; takes part in the choice alone.
-    pub correction_bias: Array,
-    /// k.
-    pub n_used: i32,
-    /// Groups of experts.
-    pub n_groups: i32,
-    /// Groups that are chosen.
-    pub n_used_groups: i32,
-    /// Whether the weights of the chosen are divided by their sum.
-    pub normalizes: bool,
-    /// Multiplies the weights.
-    pub scale: f32,
+    Sigmoid {
+        /// `[E, n]`, f32.
+        gate: Array,
+        /// `[n]`, f32; takes part in the choice alone.
+        correction_bias: Array,
+        /// Groups, k, and what becomes of the weights.
+        how: router::Sigmoid,
+    },
 }
 
 impl Router {
@@ -59,58 +47,20 @@ impl Router {
     fn choose(&self, x: &Array) -> Result<(Array, Array)> {
         match self {
             Router::Softmax { gate, n_used, normalizes } => {
-                let shares = gate.forward(x)?.astype(Dtype::F32)?.softmax(&[-1])?;
-                let chosen = largest(&shares, *n_used)?;
-                let mut weights = shares.take_along(&chosen, -1)?;
-                if *normalizes {
-                    weights = weights.div(&weights.sum_keep(&[-1])?)?;
-                }
-                Ok((chosen, weights.astype(x.dtype())?))
+                let routed = router::softmax_topk(&gate.forward(x)?, *n_used, *normalizes)?;
+                Ok((routed.indices, routed.weights.astype(x.dtype())?))
             }
             Router::TopSoftmax { gate, n_used } => {
-                let logits = gate.forward(x)?;
-                let chosen = largest(&logits, *n_used)?;
-                let weights = logits.take_along(&chosen, -1)?.softmax(&[-1])?;
-                Ok((chosen, weights))
+                let routed = router::topk_softmax(&gate.forward(x)?, *n_used)?;
+                Ok((routed.indices, routed.weights.astype(x.dtype())?))
             }
-            Router::Sigmoid(router) => router.choose(x),
+            Router::Sigmoid { gate, correction_bias, how } => {
+                let logits = x.astype(Dtype::F32)?.matmul(gate)?; // [N, n]
+                let routed = router::sigmoid_topk(&logits, correction_bias, how)?;
+                Ok((routed.indices, routed.weights))
+            }
         }
     }
-}
-
-impl SigmoidRouter {
-    fn choose(&self, x: &Array) -> Result<(Array, Array)> {
-        let scores = x.astype(Dtype::F32)?.matmul(&self.gate)?.sigmoid()?; // [N, n]
-        let mut ranked = scores.add(&self.correction_bias)?;
-        if self.n_groups > 1 {
-            ranked = self.only_best_groups(&ranked)?;
-        }
-        let chosen = largest(&ranked, self.n_used)?;
-        let mut weights = scores.take_along(&chosen, -1)?;
-        if self.normalizes {
-            weights = weights.div(&weights.sum_keep(&[-1])?.offset(1e-20)?)?;
-        }
-        Ok((chosen, weights.scale(self.scale)?))
-    }
-
-    /// Scores `[N, n]` with −∞ outside the best groups.
-    fn only_best_groups(&self, scores: &Array) -> Result<Array> {
-        let (n, n_experts) = (scores.dim(0), scores.dim(1));
-        let grouped = scores.reshape(&[n, self.n_groups, n_experts / self.n_groups])?;
-        let best = grouped.topk(2.min(grouped.dim(2)), -1)?.sum(&[-1])?; // [N, groups]
-        let chosen = largest(&best, self.n_used_groups)?;
-        let one = Array::full(&[1, 1], 1.0, Dtype::F32)?;
-        let one = one.broadcast_to(chosen.shape())?;
-        let kept = Array::zeros(best.shape(), Dtype::F32)?.put_along(&chosen, &one, -1)?;
-        let kept = kept.gt(&Array::scalar(0.5, Dtype::F32)?)?.expand_dims(&[-1])?;
-        let out = Array::scalar(f32::NEG_INFINITY, Dtype::F32)?;
-        Ok(kept.select(&grouped, &out)?.reshape(&[n, n_experts])?)
-    }
-}
-
-/// Indices (u32) of the `k` largest along the last axis, in no stated order.
-fn largest(values: &Array, k: i32) -> Result<Array> {
-    Ok(values.neg()?.argpartition(k - 1, -1)?.slice_axis(-1, 0..k)?)
 }
 
 /// What an expert does between its projections.
