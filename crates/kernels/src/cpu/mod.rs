@@ -16,6 +16,7 @@ pub(crate) type Failure = String;
 pub(crate) enum Floats<'a> {
     F32(&'a [f32]),
     Bf16(&'a [u8]),
+    F16(&'a [u8]),
 }
 
 impl<'a> Floats<'a> {
@@ -23,6 +24,7 @@ impl<'a> Floats<'a> {
         match tensor.dtype {
             Dtype::F32 => tensor.as_slice().map(Self::F32),
             Dtype::Bf16 => Ok(Self::Bf16(tensor.bytes())),
+            Dtype::F16 => Ok(Self::F16(tensor.bytes())),
             other => Err(format!("{other} is not converted")),
         }
     }
@@ -38,8 +40,25 @@ impl<'a> Floats<'a> {
                     *to = f32::from_bits(u32::from(u16::from_le_bytes([pair[0], pair[1]])) << 16);
                 }
             }
+            Self::F16(bytes) => {
+                let bytes = bytes[2 * start..2 * (start + to.len())].chunks_exact(2);
+                for (to, pair) in to.iter_mut().zip(bytes) {
+                    *to = from_f16(u16::from_le_bytes([pair[0], pair[1]]));
+                }
+            }
         }
     }
+}
+
+/// The value of an f16. Shifted into place its exponent is 112 too small, also where it is
+/// subnormal.
+#[inline(always)]
+fn from_f16(bits: u16) -> f32 {
+    let magnitude = u32::from(bits & 0x7fff);
+    let finite = f32::from_bits(magnitude << 13) * f32::from_bits((112 + 127) << 23);
+    let special = f32::from_bits(0x7f80_0000 | (magnitude << 13));
+    let value = if magnitude < 0x7c00 { finite } else { special };
+    f32::from_bits(value.to_bits() | (u32::from(bits & 0x8000) << 16))
 }
 
 /// Rounds to bf16, halves to even; NaN stays NaN.
@@ -176,6 +195,24 @@ mod tests {
         assert_eq!(exp::<true>(-1000.0), 0.0);
         assert!(exp::<true>(1000.0) > 1e38);
         assert!(exp::<true>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn every_kind_of_f16_becomes_its_value() {
+        for (bits, value) in [
+            (0x0000, 0.0f32),
+            (0x3c00, 1.0),
+            (0xc100, -2.5),
+            (0x7bff, 65504.0),
+            (0x0001, 5.960_464_5e-8),
+            (0x83ff, -6.097_555e-5),
+            (0x7c00, f32::INFINITY),
+            (0xfc00, f32::NEG_INFINITY),
+        ] {
+            assert_eq!(from_f16(bits), value, "{bits:#x}");
+        }
+        assert!(from_f16(0x7e00).is_nan());
+        assert!(from_f16(0x8000).is_sign_negative());
     }
 
     #[test]

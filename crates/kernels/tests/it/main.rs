@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod causal_conv;
+mod experts;
 mod gated_delta;
 mod router;
 

@@ -100,7 +100,7 @@ impl<'w, 'p> Scope<'w, 'p> {
     /// A stack of linear layers, of which each token uses a few.
     pub fn stack(&self, name: &str, sizes: StackSizes, bias: bool) -> Result<Stack> {
         let before = self.weights.state.borrow().tally.weight_bytes;
-        let weight = transposed(self.matrix(name, &[sizes.n, sizes.n_out, sizes.n_in])?)?;
+        let weight = self.matrix(name, &[sizes.n, sizes.n_out, sizes.n_in])?;
         let bias = match bias {
             true => {
                 Some(self.floats(&format!("{name}.bias"), &[sizes.n, sizes.n_out], self.dtype())?)

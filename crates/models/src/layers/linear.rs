@@ -1,5 +1,6 @@
 //! y = x Wᵀ + b, with W `[out, in]` in floats or quantized.
 
+use kernels::experts;
 use mlx::{Array, Dtype, Gathered, Key, Quantized};
 
 use crate::Result;
@@ -69,10 +70,7 @@ impl Product {
             Product::Fused => {
                 x.gather_qmm(stack, Gathered { lhs: None, rhs: Some(which), sorted })?
             }
-            Product::Expanded => {
-                let floats = stack.dequantize(x.dtype())?.swap_axes(-1, -2)?;
-                x.gather_mm(&floats, None, Some(which), sorted)?
-            }
+            Product::Expanded => experts::product(x, &stack.dequantize(x.dtype())?, which, sorted)?,
         };
         Ok(y.astype(x.dtype())?)
     }
@@ -101,7 +99,7 @@ impl Matrix {
 /// Linear layers of one shape, chosen by index: experts.
 #[derive(Debug)]
 pub struct Stack {
-    /// The weights; dense ones as `[n, in, out]`.
+    /// The weights `[n, out, in]`.
     pub weight: Matrix,
     /// `[n, out]`.
     pub bias: Option<Array>,
@@ -112,7 +110,7 @@ impl Stack {
     /// → `[.., 1, out]`. `sorted` promises that the indices ascend, for speed.
     pub fn forward(&self, x: &Array, which: &Array, sorted: bool) -> Result<Array> {
         let y = match &self.weight {
-            Matrix::Dense(w) => x.gather_mm(w, None, Some(which), sorted)?.astype(x.dtype())?,
+            Matrix::Dense(w) => experts::product(x, w, which, sorted)?,
             Matrix::Quantized(w, product) => product.apply_chosen(x, w, which, sorted)?,
         };
         Ok(match &self.bias {
