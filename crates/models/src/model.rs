@@ -135,8 +135,12 @@ pub struct ModelInfo {
     pub n_parameters: u64,
     /// Bytes of all weights in memory.
     pub weight_bytes: u64,
-    /// Bytes of weights that one decode step reads.
+    /// Bytes of weights that a decode step of one row reads.
     pub weight_bytes_per_token: u64,
+    /// Bytes of experts, of all together.
+    pub expert_bytes: u64,
+    /// The share of them that one token does not use.
+    pub idle_expert_share: f64,
     /// Bytes of state that one token of one sequence adds.
     pub kv_bytes_per_token: u64,
     /// Bytes of state of one sequence, whatever its length.
@@ -145,6 +149,19 @@ pub struct ModelInfo {
     pub dtype: Dtype,
     /// For example "4-bit affine, group 64"; none if all weights are floats.
     pub quantization: Option<String>,
+}
+
+impl ModelInfo {
+    /// Bytes of weights that a decode step of so many rows reads: all experts that any of them
+    /// uses, if each chooses on its own and none is preferred.
+    pub fn weight_bytes_per_step(&self, n_rows: u32) -> f64 {
+        let (step, experts) = (self.weight_bytes_per_token as f64, self.expert_bytes as f64);
+        if self.expert_bytes == 0 {
+            return step;
+        }
+        let always = step - experts * (1.0 - self.idle_expert_share);
+        always + experts * (1.0 - self.idle_expert_share.powf(f64::from(n_rows)))
+    }
 }
 
 /// A model and its facts.

@@ -199,6 +199,8 @@ fn build(
         n_parameters: tally.n_parameters,
         weight_bytes: tally.weight_bytes,
         weight_bytes_per_token: tally.weight_bytes - row_only_bytes - tally.idle_expert_bytes,
+        expert_bytes: tally.expert_bytes,
+        idle_expert_share: tally.idle_expert_bytes as f64 / tally.expert_bytes.max(1) as f64,
         kv_bytes_per_token: model.kv_bytes_per_token(dtype.size_bytes()),
         fixed_state_bytes: model.fixed_state_bytes(dtype.size_bytes()),
         dtype,

@@ -82,7 +82,8 @@ pub(crate) struct Tally {
     /// Embedding tables: looked up by row, so a decode step does not read them, unless they are the
     /// head too.
     pub embedding_bytes: u64,
-    /// The share of expert stacks that one token does not use.
+    /// Stacks of experts, and what one token does not use of them.
+    pub expert_bytes: u64,
     pub idle_expert_bytes: u64,
     pub head_is_tied: bool,
     pub quantization: Option<Quantization>,

@@ -109,6 +109,7 @@ impl<'w, 'p> Scope<'w, 'p> {
         };
         let mut state = self.weights.state.borrow_mut();
         let n_bytes = state.tally.weight_bytes - before;
+        state.tally.expert_bytes += n_bytes;
         state.tally.idle_expert_bytes +=
             n_bytes * (sizes.n - sizes.n_used).max(0) as u64 / sizes.n as u64;
         Ok(Stack { weight, bias })
