@@ -43,6 +43,15 @@ def convert(source, target, dtype, quantization=None, overrides=None):
     utils.save_config(config, pathlib.Path(target) / "config.json")
 
 
+def hub_blocks(name, weight):
+    """A stacked float weight [E, out, in] as gpt_oss publishes it: `_blocks` u8
+    [E, out, in/32, 16], two codes a byte, and `_scales` u8 [E, out, in/32]."""
+    codes, scales = mx.quantize(mx.array(weight), group_size=32, bits=4, mode="mxfp4")
+    blocks = np.array(codes).view(np.uint8).reshape(*scales.shape, 16)
+    return {f"{name}_blocks": torch.from_numpy(blocks),
+            f"{name}_scales": torch.from_numpy(np.array(scales))}
+
+
 def parameters_of(path, config):
     """{group_size, bits, mode} of the quantised module `path`: its override (affine where it names
     no mode), else the top level."""

@@ -158,15 +158,6 @@ def interval(config):
         text["full_attention_interval"] = text["layer_types"].index("full_attention") + 1
 
 
-def hub_blocks(name, weight):
-    """A stacked float weight [E, out, in] as gpt_oss publishes it: `_blocks` u8
-    [E, out, in/32, 16], two codes a byte, and `_scales` u8 [E, out, in/32]."""
-    codes, scales = mx.quantize(mx.array(weight), group_size=32, bits=4, mode="mxfp4")
-    blocks = np.array(codes).view(np.uint8).reshape(*scales.shape, 16)
-    return {f"{name}_blocks": torch.from_numpy(blocks),
-            f"{name}_scales": torch.from_numpy(np.array(scales))}
-
-
 def write_hub(case, folder, config, shapes, seed):
     """gpt_oss's published form: experts in mxfp4, the rest in bf16."""
     tensors = {}
@@ -175,7 +166,7 @@ def write_hub(case, folder, config, shapes, seed):
             shape = [shape[0], shape[2], shape[1]]
         value = generator.tensor(name, tuple(shape), seed)
         if len(shape) == 3:
-            tensors |= hub_blocks(name, value)
+            tensors |= mlx_folder.hub_blocks(name, value)
         else:
             tensors[name] = torch.from_numpy(value).to(torch.bfloat16)
     config |= dict(torch_dtype="bfloat16", quantization_config=dict(

@@ -102,6 +102,26 @@ fn the_generator_gives_the_documented_values() {
     check("model.layers.1.self_attn.k_proj.bias", &[28], 0, 0x3e69_9ea4);
 }
 
+#[test]
+fn tensors_of_experts_and_gated_delta_layers_have_the_documented_values() {
+    let mut recipe = Recipe { seed: fnv1a64("qwen3_5/default"), ..Recipe::default() };
+    let check = |recipe: &Recipe, name: &str, shape: &[i32], bits: u32| {
+        let name = format!("model.layers.{name}");
+        let last = *recipe.values(&name, shape).last().unwrap();
+        assert_eq!(last.to_bits(), bits, "{name}");
+    };
+    check(&recipe, "0.linear_attn.A_log", &[6], 0xbee6_7b98);
+    check(&recipe, "0.linear_attn.dt_bias", &[6], 0xbe34_4478);
+    check(&recipe, "0.linear_attn.conv1d.weight", &[108, 1, 4], 0xbf4f_a766);
+    check(&recipe, "0.linear_attn.norm.weight", &[10], 0x3f94_a5d0);
+    check(&recipe, "1.self_attn.q_norm.weight", &[24], 0x3db8_adc8);
+    check(&recipe, "0.mlp.experts.down_proj", &[5, 56, 22], 0xbeb9_1a22);
+    check(&recipe, "0.mlp.experts.gate_up_proj_bias", &[5, 44], 0xbe7f_abee);
+    check(&recipe, "0.self_attn.sinks", &[4], 0x3ee9_21b0);
+    recipe.scales = vec![("conv1d.weight".to_owned(), -9)];
+    check(&recipe, "0.linear_attn.conv1d.weight", &[108, 1, 4], 0xbacf_a766);
+}
+
 /// The tensors of a golden case.
 pub fn tensors(case: &Path) -> BTreeMap<String, Array> {
     let recipe = Recipe::of(case);
