@@ -3,8 +3,8 @@
 #
 #   bench/gpu.sh BIN_DIR OUT_DIR
 #
-# BIN_DIR holds offshoot and offshoot-runner (release builds) and the test programs bindings,
-# models-it, engine-it and graph_cost. libmlx with CUDA must be on LD_LIBRARY_PATH. Each part
+# BIN_DIR holds offshoot and offshoot-runner (release builds), the test programs kernels-it,
+# bindings, models-it and engine-it, and the bench programs fused and graph_cost. libmlx with CUDA must be on LD_LIBRARY_PATH. Each part
 # writes its raw output to OUT_DIR and none stops the others. Every test runs in a process of its
 # own, many at once: MLX compiles kernels at their first use, which takes most of the time.
 set -uo pipefail
@@ -33,11 +33,13 @@ part() { # name, seconds, command...
   shift 2
   timeout "$limit" "$@" >"$out/$name.txt" 2>&1
   echo "$name: exit $?, $((SECONDS - begun)) s"
-  tail -n 7 "$out/$name.txt"
+  tail -n "${lines:-7}" "$out/$name.txt"
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 part doctor 60 "$bin/offshoot" doctor
+tests kernels-it 240
+lines=80 part fused 200 "$bin/fused" --bench
 tests bindings 240
 tests models-it 240
 tests engine-it 120

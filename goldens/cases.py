@@ -1,10 +1,13 @@
 """The table of float golden cases: what each one is for, and the mistakes it must notice.
 
-A further family is one entry in `FAMILIES` (class prefix, base sizes) and its rows in `CASES`.
-Sizes are pairwise different wherever the family allows it, so that a swapped axis cannot pass.
+A further family is one entry in `FAMILIES` and its rows in `CASES`; those with experts are in
+cases_experts.py, those with a gated delta rule in cases_hybrid.py. Sizes are pairwise different
+wherever the family allows it, so that a swapped axis cannot pass.
 """
 
-from dataclasses import dataclass, field
+import cases_experts
+import cases_hybrid
+from case import LONG, PLAIN, PLAIN100, Case, Family, rope, yarn
 
 # Base sizes. vocab, hidden, heads*head_dim, intermediate and kv*head_dim all differ; qwen2 has
 # no head_dim of its own, so there heads*head_dim == hidden.
@@ -12,53 +15,101 @@ BASE = dict(num_hidden_layers=3, vocab_size=89, hidden_size=48, intermediate_siz
             num_attention_heads=6, num_key_value_heads=2, head_dim=14,
             max_position_embeddings=512, rms_norm_eps=1e-5)
 QWEN2 = {k: v for k, v in BASE.items() if k != "head_dim"} | dict(hidden_size=60)
+# heads*head_dim 88, kv*head_dim 44; query_pre_attn_scalar is not head_dim.
+GEMMA3 = dict(num_hidden_layers=5, vocab_size=79, hidden_size=56, intermediate_size=104,
+              num_attention_heads=4, num_key_value_heads=2, head_dim=22, sliding_window=7,
+              sliding_window_pattern=3, query_pre_attn_scalar=10, max_position_embeddings=512,
+              rms_norm_eps=1e-5)
+GEMMA3_VISION = {
+    "vision_tower.vision_model.embeddings.patch_embedding.weight": [16, 3, 14, 14],
+    "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight": [16, 16],
+    "vision_tower.vision_model.post_layernorm.bias": [16],
+    "multi_modal_projector.mm_input_projection_weight": [16, 56],
+    "multi_modal_projector.mm_soft_emb_norm.weight": [16]}
 FAMILIES = {
-    "llama": ("Llama", BASE),
-    "mistral": ("Mistral", BASE | dict(vocab_size=83, intermediate_size=92)),
-    "qwen2": ("Qwen2", QWEN2 | dict(vocab_size=97)),
-    "qwen3": ("Qwen3", BASE | dict(vocab_size=79, hidden_size=54)),
-}
+    "llama": Family("Llama", BASE),
+    "mistral": Family("Mistral", BASE | dict(vocab_size=83, intermediate_size=92)),
+    "qwen2": Family("Qwen2", QWEN2 | dict(vocab_size=97)),
+    "qwen3": Family("Qwen3", BASE | dict(vocab_size=79, hidden_size=54)),
+    "gemma3_text": Family("Gemma3", GEMMA3, norm_centre=0, text=True),
+} | cases_experts.FAMILIES | cases_hybrid.FAMILIES
 
 
-@dataclass
-class Case:
-    """One golden. `config` is laid over the family's base sizes; `wrong` maps the name of a
-    mistake to what produces it: config overrides (None value = key removed) or a patch name of
-    make.py. `at_least` is the smallest relative change of the logits a mistake must cause."""
 
-    family: str
-    name: str
-    why: str
-    config: dict = field(default_factory=dict)
-    spelling: str = "v5"  # v5 | v4 (rope_scaling.rope_type) | v4-type (rope_scaling.type)
-    drop: tuple = ()  # fields removed from config.json: the class default applies
-    wrong: dict = field(default_factory=dict)
-    at_least: float = 0.05
-    n_tokens: int = 33
-    raw: dict = field(default_factory=dict)  # keys written into config.json as they are
+def two_ropes(full, sliding=100.0, kind="default", **keys):
+    """Gemma's: `full` is the base of the global layers, `kind` and `keys` their scaling."""
+    inner = rope(kind, full, **keys)["rope_parameters"]
+    return dict(rope_parameters=dict(
+        full_attention=inner, sliding_attention=rope("default", sliding)["rope_parameters"]))
 
 
-def rope(kind, theta=10000.0, **keys):
-    return dict(rope_parameters=dict(rope_type=kind, rope_theta=theta, **keys))
-
-
-PLAIN = rope("default")
-# Short wavelengths, so that 33 tokens reach the scaled part of the spectrum.
-YARN = dict(theta=100.0, factor=8.0, original_max_position_embeddings=512)
-PLAIN100 = rope("default", 100.0)
-LONG = dict(short_factor=[1.0, 1.1, 1.25, 1.4, 1.7, 2.0, 2.5],
-            long_factor=[1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 17.0])
-
-
-def yarn(**keys):
-    return rope("yarn", **(YARN | keys))
-
+GEMMA3_CASES = [
+    Case("gemma3_text", "default",
+         "norms add 1 and stand on both sides; scaled embedding; window on two layers of three, "
+         "with a base of their own; tied head by default",
+         two_ropes(1000.0), batch=True, at_least=0.02, wrong={
+             "norms read as w, not 1 + w": "norms_without_one", "1 added twice": "norms_with_two",
+             "embedding not scaled": "no_embedding_scale",
+             "norm after attention dropped": "no_post_attention_norm",
+             "norm after mlp dropped": "no_post_feedforward_norm", "q_norm dropped": "no_q_norm",
+             "k_norm dropped": "no_k_norm", "head_dim^-0.5": "head_dim_scale",
+             "local base on all layers": two_ropes(100.0), "global base on all layers":
+             two_ropes(1000.0, 1000.0), "window 8": dict(sliding_window=8),
+             "window 6": dict(sliding_window=6), "no window": dict(sliding_window=512),
+             "silu": dict(hidden_activation="silu"),
+             "every second layer full": dict(layer_types=[
+                 "sliding_attention", "full_attention"] * 2 + ["sliding_attention"])}),
+    Case("gemma3_text", "v4_spelling",
+         "rope_theta, rope_local_base_freq and sliding_window_pattern at the top; positions of "
+         "global layers divided by the factor, those of local ones not",
+         two_ropes(500.0, 50.0, "linear", factor=4.0), spelling="v4", wrong={
+             "scaling ignored": two_ropes(500.0, 50.0), "local layers scaled too": dict(
+                 rope_parameters=dict(full_attention=rope("linear", 500.0, factor=4.0)[
+                     "rope_parameters"], sliding_attention=rope("linear", 50.0, factor=4.0)[
+                     "rope_parameters"])),
+             "local base missed": two_ropes(500.0, 10000.0, "linear", factor=4.0)}),
+    Case("gemma3_text", "fields_missing",
+         "no rope (1e6 and 1e4), layer_types and pattern (every 6th is full), window (4096, beyond "
+         "this sequence), head_dim and query_pre_attn_scalar (256), rms_norm_eps (1e-6), tie "
+         "(tied)",
+         dict(num_hidden_layers=7, sliding_window_pattern=6, head_dim=256, sliding_window=4096,
+              query_pre_attn_scalar=256, rms_norm_eps=1e-6),
+         drop=("rope_parameters", "layer_types", "_sliding_window_pattern", "sliding_window",
+               "head_dim", "query_pre_attn_scalar", "rms_norm_eps", "tie_word_embeddings",
+               "attention_bias", "final_logit_softcapping", "attn_logit_softcapping",
+               "hidden_activation", "use_bidirectional_attention"),
+         wrong={"window 16": dict(sliding_window=16)},
+         floors={"rope_theta x 10": 0.02}),
+    Case("gemma3_text", "softcapping_untied",
+         "final_logit_softcapping; a head of its own; attention_bias on q, k, v and o",
+         two_ropes(1000.0) | dict(final_logit_softcapping=2.0, tie_word_embeddings=False,
+                                  attention_bias=True),
+         wrong={"not capped": dict(final_logit_softcapping=None), "tied head": "tie",
+                "biases dropped": "no_bias", "o_proj bias dropped": "no_o_bias"}),
+    Case("gemma3_text", "rope_llama3", "llama3 scaling on the global layers",
+         two_ropes(1000.0, 100.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=64),
+         wrong={"scaling ignored": two_ropes(1000.0)}, at_least=0.02),
+    Case("gemma3_text", "wrapper",
+         "as published: a text_config with little in it (8 and 4 heads, head_dim 256, every 6th "
+         "layer full by default), names below `language_model.model.`, a vision tower and a "
+         "projector to be passed over",
+         two_ropes(1e6, 1e4, "linear", factor=8.0)
+         | dict(num_hidden_layers=7, sliding_window_pattern=6, head_dim=256, num_attention_heads=8,
+                num_key_value_heads=4, query_pre_attn_scalar=256, rms_norm_eps=1e-6),
+         spelling="v4", layout="gemma3", extra=GEMMA3_VISION,
+         drop=("rope_theta", "rope_local_base_freq", "sliding_window_pattern", "head_dim",
+               "num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar",
+               "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings", "attention_bias"),
+         floors={"rope_theta x 10": 0.02},
+         wrong={"window 8": dict(sliding_window=8)}),
+]
 
 CASES = [
     # llama
     Case("llama", "default", "head_dim is not hidden / heads; no bias; own head",
          rope("default", 500.0) | dict(rms_norm_eps=0.05),
-         wrong={"rms_norm_eps 1e-6": dict(rms_norm_eps=1e-6), "tied head": "tie"}),
+         wrong={"rms_norm_eps 1e-6": dict(rms_norm_eps=1e-6), "tied head": "tie"}, batch=True),
     Case("llama", "v4_spelling", "rope_theta at the top, rope_scaling null",
          rope("default", 300.0), spelling="v4", wrong={"rope_theta missed": PLAIN}),
     Case("llama", "fields_missing",
@@ -147,7 +198,7 @@ CASES = [
     Case("mistral", "window", "a window of 7 on every layer, itself included",
          dict(sliding_window=7), wrong={
              "no window": dict(sliding_window=None), "window 8": dict(sliding_window=8),
-             "window 6": dict(sliding_window=6)}),
+             "window 6": dict(sliding_window=6)}, batch=True),
     Case("mistral", "window_v4", "the same field in an old file; rope_theta 1e6",
          rope("default", 1e6) | dict(sliding_window=11), spelling="v4", n_tokens=40,
          wrong={"no window": dict(sliding_window=None), "rope_theta missed": PLAIN}),
@@ -189,7 +240,8 @@ CASES = [
     Case("qwen3", "default", "RMS over each head of q and k before rope",
          rope("default", 1e6) | dict(rms_norm_eps=1e-6), wrong={
              "q_norm dropped": "no_q_norm", "k_norm dropped": "no_k_norm",
-             "rope_theta missed": PLAIN, "norm after rope": "qk_norm_after_rope"}),
+             "rope_theta missed": PLAIN, "norm after rope": "qk_norm_after_rope"},
+         batch=True),
     Case("qwen3", "head_dim_missing", "head_dim absent: 128, not hidden / heads",
          rope("default", 1e6) | dict(head_dim=128, num_attention_heads=3, num_key_value_heads=1,
                                      num_hidden_layers=2), drop=("head_dim",), spelling="v4",
@@ -211,4 +263,4 @@ CASES = [
          dict(use_sliding_window=True, sliding_window=4, max_window_layers=3, layer_types=[
              "sliding_attention", "full_attention", "full_attention"]),
          wrong={"max_window_layers": dict(layer_types=None)}),
-]
+] + GEMMA3_CASES + cases_experts.CASES + cases_hybrid.CASES

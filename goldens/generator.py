@@ -38,21 +38,36 @@ def matrix_exponent(n_in: int) -> int:
     return k
 
 
-def tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """The tensor `name` of the checkpoint with this seed, f32, row-major."""
+def tensor(name: str, shape: tuple[int, ...], seed: int, norm_centre: int = 1,
+           scales: dict[str, int] | None = None) -> np.ndarray:
+    """The tensor `name` of the checkpoint with this seed, f32, row-major.
+
+    `norm_centre`: what norm weights lie around, 0 in families that add 1 to them. `scales`:
+    {end of a name: e}; such tensors are multiplied by 2^e at the end.
+    """
     u = units(fnv1a64(name) ^ seed, int(np.prod(shape)))
-    if len(shape) == 1:
-        quarter = np.float32(0.25) * u
-        values = np.float32(1.0) + quarter if name.endswith("norm.weight") else quarter
-    elif name.endswith("embed_tokens.weight"):
+    if len(shape) == 1 and name.endswith("norm.weight"):
+        # The gated norm has a plain weight in every family.
+        centre = 1 if name.endswith("linear_attn.norm.weight") else norm_centre
+        values = np.float32(centre) + np.float32(0.25) * u
+    elif name.endswith("A_log"):
+        values = np.float32(2.0) * u - np.float32(2.0)
+    elif name.endswith("sinks"):
+        values = np.float32(2.0) * u
+    elif name.endswith(("embed_tokens.weight", "dt_bias")):
         values = u
+    elif len(shape) == 1 or name.endswith("bias"):
+        values = np.float32(0.25) * u
     else:
         values = u * np.float32(2.0 ** matrix_exponent(shape[-1]))
+    for end, exponent in (scales or {}).items():
+        if name.endswith(end):
+            values = values * np.float32(2.0**exponent)
     assert values.dtype == np.float32
     return values.reshape(shape)
 
 
-def tokens(seed: int, n: int, vocab: int) -> list[int]:
+def tokens(seed: int, n: int, vocab: int, name: str = "tokens") -> list[int]:
     """`n` token ids, the same way: floor((u + 1) / 2 * vocab)."""
-    u = units(fnv1a64("tokens") ^ seed, n).astype(np.float64)
+    u = units(fnv1a64(name) ^ seed, n).astype(np.float64)
     return [int(x) for x in np.floor((u + 1.0) / 2.0 * vocab)]

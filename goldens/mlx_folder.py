@@ -6,12 +6,13 @@ import contextlib
 import io
 import json
 import pathlib
+import re
 import tempfile
 
 import mlx.core as mx
 import numpy as np
 import torch
-from mlx.utils import tree_map
+from mlx.utils import tree_map_with_path
 from mlx_lm import utils
 
 import make
@@ -22,21 +23,33 @@ MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 def convert(source, target, dtype, quantization=None, overrides=None):
     """Writes `target` from the HF folder `source`, floats cast to `dtype` ("bfloat16", ...).
 
-    `quantization`: {group_size, bits, mode} or None. `overrides`: {module path: dict or False}.
+    `quantization`: {group_size, bits, mode} or None. `overrides`: {module path: dict or False},
+    above what mlx-lm itself decides for the family.
     """
     model, config = utils.load_model(pathlib.Path(source), lazy=True)
     kind = getattr(mx, dtype)
-    model.update(tree_map(
-        lambda v: v.astype(kind) if mx.issubdtype(v.dtype, mx.floating) else v,
+    casts = getattr(model, "cast_predicate", lambda _: True)
+    model.update(tree_map_with_path(
+        lambda k, v: v.astype(kind) if casts(k) and mx.issubdtype(v.dtype, mx.floating) else v,
         model.parameters()))
     if quantization:
+        own = getattr(model, "quant_predicate", None) or (lambda *_: True)
         with contextlib.redirect_stdout(io.StringIO()):
             model, config = utils.quantize_model(
                 model, config, quantization["group_size"], quantization["bits"],
-                mode=quantization["mode"],
-                quant_predicate=lambda path, _: (overrides or {}).get(path, True))
+                mode=quantization["mode"], quant_predicate=lambda path, module: (
+                    overrides or {}).get(path, own(path, module)))
     utils.save_model(target, model)
     utils.save_config(config, pathlib.Path(target) / "config.json")
+
+
+def hub_blocks(name, weight):
+    """A stacked float weight [E, out, in] as gpt_oss publishes it: `_blocks` u8
+    [E, out, in/32, 16], two codes a byte, and `_scales` u8 [E, out, in/32]."""
+    codes, scales = mx.quantize(mx.array(weight), group_size=32, bits=4, mode="mxfp4")
+    blocks = np.array(codes).view(np.uint8).reshape(*scales.shape, 16)
+    return {f"{name}_blocks": torch.from_numpy(blocks),
+            f"{name}_scales": torch.from_numpy(np.array(scales))}
 
 
 def parameters_of(path, config):
@@ -73,20 +86,53 @@ def dequantized(folder, config):
     return result
 
 
+def to_hf(weights, config):
+    """MLX's names and layouts turned back into those that transformers loads."""
+    text = config.get("text_config", config)
+    adds_one = text["model_type"].startswith(("qwen3_next", "qwen3_5"))
+    result = {}
+    for name, value in weights.items():
+        name = re.sub(r"^language_model\.", "", name)
+        if name.endswith("conv1d.weight") and value.shape[-1] == 1:
+            value = value.swapaxes(1, 2)
+        elif adds_one and value.ndim == 1 and re.search(
+                r"(layernorm|model\.norm|q_norm|k_norm)\.weight$", name):
+            value = value - 1.0
+        result[name] = value
+    for name in [n for n in result if n.endswith("switch_mlp.gate_proj.weight")]:
+        stem = name.removesuffix("switch_mlp.gate_proj.weight")
+        gate, up, down = (result.pop(f"{stem}switch_mlp.{part}_proj.weight")
+                          for part in ("gate", "up", "down"))
+        result[f"{stem}experts.gate_up_proj"] = torch.cat([gate, up], 1)
+        result[f"{stem}experts.down_proj"] = down
+    for name in [n for n in result if n.endswith("mlp.experts.gate_proj.weight")]:  # gpt_oss
+        stem = name.removesuffix("gate_proj.weight")
+        for leaf, end in (("weight", ""), ("bias", "_bias")):
+            gate, up = (result.pop(f"{stem}{part}_proj.{leaf}") for part in ("gate", "up"))
+            both = torch.stack([gate, up], 2).flatten(1, 2)  # even and odd rows
+            down = result.pop(f"{stem}down_proj.{leaf}")
+            turn = leaf == "weight"
+            result[f"{stem}gate_up_proj{end}"] = both.swapaxes(1, 2) if turn else both
+            result[f"{stem}down_proj{end}"] = down.swapaxes(1, 2) if turn else down
+    for name in [n for n in result if n.endswith("embed_q.weight")]:  # glm4_moe_lite
+        stem = name.removesuffix("embed_q.weight")
+        keys = result.pop(name).swapaxes(1, 2)
+        both = torch.cat([keys, result.pop(f"{stem}unembed_out.weight")], 1)
+        result[f"{stem}kv_b_proj.weight"] = both.flatten(0, 1)
+    return {name: value.contiguous().numpy() for name, value in result.items()}
+
+
 def reference(family, folder):
     """The transformers model of an HF or MLX folder, quantised or not: f32, eager."""
     folder = pathlib.Path(folder)
     config = json.loads((folder / "config.json").read_text())
+    if config.get("quantization_config", {}).get("quant_method") == "mxfp4":
+        return make.load(family, folder)  # transformers reads gpt_oss's own blocks
+    weights = to_hf(dequantized(folder, config), config)
     with tempfile.TemporaryDirectory() as plain:
         keys = {k: v for k, v in config.items() if not k.startswith("quantization")}
-        pathlib.Path(plain, "config.json").write_text(json.dumps(keys))
-        model = make.build(family, plain)
-    weights = dequantized(folder, config)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-    assert bool(missing) == model.config.tie_word_embeddings
-    model.tie_weights()
-    return model
+        make.write_folder(plain, keys, weights)
+        return make.load(family, plain, weights)
 
 
 def mlx_lm_logits(folder, tokens, in_f32):

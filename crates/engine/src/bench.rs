@@ -34,8 +34,7 @@ pub(crate) fn run(
     };
     let rows = f64::from(request.batch);
     let decode_tok_s = rows * f64::from(request.new_tokens) / times.decode_s;
-    let weight_bytes_per_token = loaded.info.weight_bytes_per_token;
-    let bound_tok_s = rows * bytes_per_s / weight_bytes_per_token as f64;
+    let bound_tok_s = rows * bytes_per_s / loaded.info.weight_bytes_per_step(request.batch);
     let result = BenchResult {
         id: request.id,
         batch: request.batch,
@@ -43,7 +42,7 @@ pub(crate) fn run(
         decode_tok_s,
         ttft_ms: times.prefill_s * 1e3,
         peak_bytes: mlx::memory::peak_bytes()? as u64,
-        weight_bytes_per_token,
+        weight_bytes_per_token: loaded.info.weight_bytes_per_token,
         bound_share: Some(decode_tok_s / bound_tok_s),
     };
     mlx::memory::clear_cache()?;

@@ -153,7 +153,10 @@ impl Engine {
     fn check_memory(&self, n_tokens: usize, n_rows: usize) -> Result<u64> {
         let Some(free_bytes) = memory::available_bytes(&self.device)? else { return Ok(u64::MAX) };
         let n_all = (n_tokens as u64).saturating_mul(n_rows as u64);
-        let needed_bytes = self.loaded.info.kv_bytes_per_token.saturating_mul(n_all);
+        let info = &self.loaded.info;
+        let fixed_bytes = info.fixed_state_bytes.saturating_mul(n_rows as u64);
+        let needed_bytes =
+            info.kv_bytes_per_token.saturating_mul(n_all).saturating_add(fixed_bytes);
         if needed_bytes > free_bytes {
             return Err(Error::world(format!(
                 "{n_tokens} tokens need {} MiB of memory for keys and values, but only {} MiB are \
@@ -162,7 +165,7 @@ impl Engine {
                 free_bytes >> 20
             )));
         }
-        Ok(free_bytes / self.loaded.info.kv_bytes_per_token.max(1))
+        Ok((free_bytes - fixed_bytes) / info.kv_bytes_per_token.max(1))
     }
 
     /// Drops a request and frees what it holds; returns how far it had come.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use cxx::UniquePtr;
 use mlx_sys::ffi;
@@ -32,6 +33,9 @@ impl fmt::Display for Backend {
 pub fn library_version() -> Result<String> {
     ffi::library_version().map_err(|e| error::of_op("library_version", &[], e))
 }
+
+/// The backend of the process's default device, as [`Device`] chose it last.
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 /// Proof that this thread's device is chosen and its library is of the right release. `!Send`, like
 /// everything on it.
@@ -69,7 +73,17 @@ impl Device {
     fn choose(backend: Backend) -> Result<Self> {
         ffi::set_default_device(backend != Backend::Cpu)
             .map_err(|e| error::of_op("set_default_device", &[], e))?;
+        CHOSEN.store(backend as u8, Ordering::Relaxed);
         Ok(Self { backend, not_send: PhantomData })
+    }
+
+    /// The backend that the last opened device chose for this process, where no `Device` is at
+    /// hand; the CPU before any was opened.
+    pub fn current_backend() -> Backend {
+        [Backend::Cpu, Backend::Cuda, Backend::Metal]
+            .into_iter()
+            .find(|backend| *backend as u8 == CHOSEN.load(Ordering::Relaxed))
+            .unwrap_or(Backend::Cpu)
     }
 
     /// The backend that computes.
@@ -82,6 +96,14 @@ impl Device {
     /// # Errors
     /// The driver does not answer.
     pub fn facts(&self) -> Result<BTreeMap<String, String>> {
+        Self::current_facts()
+    }
+
+    /// Like [`Device::facts`], where no `Device` is at hand.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn current_facts() -> Result<BTreeMap<String, String>> {
         let facts = ffi::device_facts().map_err(|e| error::of_op("device_facts", &[], e))?;
         Ok(facts.keys.into_iter().zip(facts.values).collect())
     }

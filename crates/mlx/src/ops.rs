@@ -166,6 +166,14 @@ impl Array {
         self.mul(&self.sigmoid()?)
     }
 
+    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))), formed in f32.
+    pub fn gelu_tanh(&self) -> Result<Array> {
+        let x = self.astype(Dtype::F32)?;
+        let inner = x.square()?.scale(0.044_715)?.offset(1.0)?.mul(&x)?;
+        let inner = inner.scale(std::f32::consts::FRAC_2_PI.sqrt())?;
+        x.scale(0.5)?.mul(&inner.tanh()?.offset(1.0)?)?.astype(self.dtype())
+    }
+
     /// Limits elements to `[lo, hi]`; an absent bound does not limit.
     pub fn clip(&self, lo: Option<&Array>, hi: Option<&Array>) -> Result<Array> {
         // SAFETY: both pointers are null or borrowed from arrays that outlive the call.

@@ -164,6 +164,16 @@ impl Quantized {
         Array::wrap("dequantize", &[&self.weight, &self.scales], result)
     }
 
+    /// The first `n` matrices of a stack `[E, out, in]`, or rows of one matrix.
+    pub fn first(&self, n: i32) -> Result<Quantized> {
+        Ok(Quantized {
+            weight: self.weight.slice_axis(0, 0..n)?,
+            scales: self.scales.slice_axis(0, 0..n)?,
+            biases: self.biases.as_ref().map(|b| b.slice_axis(0, 0..n)).transpose()?,
+            quantization: self.quantization,
+        })
+    }
+
     /// The rows `indices` of a `[rows, in]` matrix, still quantized: an embedding lookup.
     pub fn take_rows(&self, indices: &Array) -> Result<Quantized> {
         Ok(Quantized {

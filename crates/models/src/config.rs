@@ -84,6 +84,32 @@ impl<'a> Config<'a> {
         Ok(self.size_opt(key)?.unwrap_or(default))
     }
 
+    /// A required integer from 1 to 2²⁶ that goes by several names, which must agree.
+    pub fn size_of_any(&self, keys: &[&str]) -> Result<i32> {
+        let mut found = None;
+        for key in keys {
+            match (self.size_opt(key)?, found) {
+                (Some(size), Some((first, other))) if size != other => {
+                    let reason = format!("is {size}, but {first}, its other name, is {other}");
+                    return Err(Error::config(*key, reason));
+                }
+                (Some(size), None) => found = Some((*key, size)),
+                _ => {}
+            }
+        }
+        found.map(|(_, size)| size).ok_or_else(|| Error::config(keys.join(" or "), "is missing"))
+    }
+
+    /// A list of integers from 0 on; empty if the key is absent.
+    pub fn counts(&self, key: &str) -> Result<Vec<i32>> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let number = |v: &Value| v.as_i64().filter(|n| (0..=MAX_SIZE).contains(n));
+        let list =
+            value.as_array().and_then(|list| list.iter().map(number).collect::<Option<Vec<_>>>());
+        let list = list.ok_or_else(|| Error::config(key, "must be a list of integers"))?;
+        Ok(list.into_iter().map(|n| n as i32).collect())
+    }
+
     /// An integer from 0 to 2²⁶ with a default.
     pub fn count_or(&self, key: &str, default: i32) -> Result<i32> {
         if self.get(key).and_then(Value::as_i64) == Some(0) {
@@ -156,23 +182,36 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// Fails unless the key is absent, null or false: for options that are not implemented.
+    pub fn absent(&self, key: &str, reason: &str) -> Result<()> {
+        match self.get(key) {
+            None | Some(Value::Bool(false)) => Ok(()),
+            Some(_) => Err(Error::config(key, reason)),
+        }
+    }
+
     /// `layer_types`, if present: one known name per layer.
     pub fn layer_types(&self, n_layers: i32, known: &[&str]) -> Result<Option<Vec<&'a str>>> {
-        let Some(value) = self.get("layer_types") else { return Ok(None) };
+        self.kinds("layer_types", n_layers, known)
+    }
+
+    /// One known name per layer under `key`, if it is present.
+    pub fn kinds(&self, key: &str, n_layers: i32, known: &[&str]) -> Result<Option<Vec<&'a str>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
         let names =
             value.as_array().map(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
         let Some(Some(names)) = names else {
-            return Err(Error::config("layer_types", "must be a list of names"));
+            return Err(Error::config(key, "must be a list of names"));
         };
         if names.len() != n_layers as usize {
             let reason =
                 format!("names {} layers, but num_hidden_layers is {n_layers}", names.len());
-            return Err(Error::config("layer_types", reason));
+            return Err(Error::config(key, reason));
         }
         match names.iter().find(|name| !known.contains(name)) {
             Some(name) => {
                 let reason = format!("'{name}' is not supported, only {} are", known.join(", "));
-                Err(Error::config("layer_types", reason))
+                Err(Error::config(key, reason))
             }
             None => Ok(Some(names)),
         }
@@ -198,22 +237,69 @@ impl<'a> Config<'a> {
     ///
     /// # Errors
     /// A key is missing for the kind, or the kind is unknown.
-    pub fn rope(&self, default_theta: f64) -> Result<RopeConfig> {
+    pub fn rope(&self, default_theta: f64, default_partial: f64) -> Result<RopeConfig> {
         let nested = match self.object("rope_parameters")? {
             Some(rope) => Some(rope),
             None => self.object("rope_scaling")?,
         };
-        // One object per layer type; transformers' tagged numbers are objects too.
-        let is_kind = |value: &Value| value.is_object() && value.get("__float__").is_none();
-        if let Some((kind, _)) = nested.and_then(|rope| rope.0.iter().find(|(_, v)| is_kind(v))) {
+        if let Some(kind) = nested.and_then(|rope| rope.some_layer_type()) {
             let reason = format!("settings for single layer types ({kind}) are not supported");
             return Err(Error::config("rope_parameters", reason));
         }
+        self.rope_from(nested, "rope_theta", default_theta, default_partial)
+    }
+
+    /// The same for the layers of one type, where a model has several: `rope_parameters.{kind}`
+    /// (transformers 5); else for the scaled type as [`Config::rope`], and for others only
+    /// `theta_key`.
+    ///
+    /// # Errors
+    /// As of [`Config::rope`].
+    pub fn rope_of(
+        &self,
+        kind: &str,
+        is_scaled: bool,
+        theta_key: &str,
+        default_theta: f64,
+    ) -> Result<RopeConfig> {
+        let nested = match self.object("rope_parameters")? {
+            Some(rope) if rope.some_layer_type().is_some() || rope.0.is_empty() => {
+                rope.object(kind)?
+            }
+            Some(rope) => Some(rope).filter(|_| is_scaled),
+            None if is_scaled => self.object("rope_scaling")?,
+            None => None,
+        };
+        self.rope_from(nested, theta_key, default_theta, 1.0)
+    }
+
+    /// The first key whose value is an object, as where there is one for each layer type.
+    /// transformers' tagged numbers are objects too.
+    fn some_layer_type(&self) -> Option<&'a str> {
+        let is_kind = |value: &Value| value.is_object() && value.get("__float__").is_none();
+        self.0.iter().find(|(_, value)| is_kind(value)).map(|(key, _)| key.as_str())
+    }
+
+    /// Whether any rotary settings are there, in either spelling.
+    pub fn has_rope(&self) -> bool {
+        ["rope_parameters", "rope_scaling"].iter().any(|key| self.get(key).is_some())
+    }
+
+    fn rope_from(
+        &self,
+        nested: Option<Config<'a>>,
+        theta_key: &str,
+        default_theta: f64,
+        default_partial: f64,
+    ) -> Result<RopeConfig> {
         let max_tokens = self.size_or("max_position_embeddings", 2048)?;
-        let rope = nested.unwrap_or(*self);
-        let theta = match rope.number_opt("rope_theta")? {
+        let inside = |key: &str| match nested {
+            Some(rope) => rope.number_opt(key),
+            None => Ok(None),
+        };
+        let theta = match inside("rope_theta")? {
             Some(theta) => theta,
-            None => self.number_or("rope_theta", default_theta)?,
+            None => self.number_or(theta_key, default_theta)?,
         };
         if !(theta > 1.0 && theta < 1e30) {
             return Err(Error::config(
@@ -221,9 +307,9 @@ impl<'a> Config<'a> {
                 format!("must be between 1 and 1e30, not {theta}"),
             ));
         }
-        let partial = match rope.number_opt("partial_rotary_factor")? {
+        let partial = match inside("partial_rotary_factor")? {
             Some(partial) => partial,
-            None => self.number_or("partial_rotary_factor", 1.0)?,
+            None => self.number_or("partial_rotary_factor", default_partial)?,
         };
         if !(partial > 0.0 && partial <= 1.0) {
             return Err(Error::config(

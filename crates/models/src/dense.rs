@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use crate::checkpoint::{Scope, Weights};
 use crate::config::Config;
-use crate::layers::{Attention, AttentionConfig, Block, Decoder, DecoderSizes, Rope, SwiGlu};
+use crate::layers::{
+    Attention, AttentionConfig, Block, Decoder, DecoderSizes, Layer, RmsNorm, Rope, SwiGlu,
+};
 use crate::registry::RopeTokens;
 use crate::{Error, Model, Result};
 
@@ -13,7 +15,8 @@ use crate::{Error, Model, Result};
 pub(crate) struct DenseConfig {
     pub sizes: DecoderSizes,
     pub attention: AttentionConfig,
-    pub intermediate_size: i32,
+    /// Of dense blocks.
+    pub intermediate_size: Option<i32>,
     pub mlp_bias: bool,
     pub rope: Rc<Rope>,
 }
@@ -24,6 +27,24 @@ pub(crate) struct Defaults {
     pub n_kv_heads: Option<i32>,
     /// For `head_dim`; none means hidden / heads.
     pub head_dim: Option<i32>,
+    /// For `rope_theta`.
+    pub rope_theta: f64,
+    /// For `partial_rotary_factor`.
+    pub partial_rotary_factor: f64,
+    /// For `rms_norm_eps`.
+    pub norm_eps: f64,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            n_kv_heads: None,
+            head_dim: None,
+            rope_theta: 1e4,
+            partial_rotary_factor: 1.0,
+            norm_eps: 1e-6,
+        }
+    }
 }
 
 impl DenseConfig {
@@ -39,34 +60,31 @@ impl DenseConfig {
         }
         let head_dim = config.size_or("head_dim", defaults.head_dim.unwrap_or(hidden / n_heads))?;
         config.fits("head_dim", n_heads, head_dim)?;
-        let norm_eps = config.number_or("rms_norm_eps", 1e-6)? as f32;
-        if norm_eps < 0.0 {
-            return Err(Error::config("rms_norm_eps", format!("must not be below 0: {norm_eps}")));
-        }
         let traditional = config.flag_or("rope_traditional", false)?;
-        let rope = Rope::new(&config.rope(1e4)?, head_dim, rope_tokens, traditional)?;
+        let rope = config.rope(defaults.rope_theta, defaults.partial_rotary_factor)?;
+        let rope = Rope::new(&rope, head_dim, rope_tokens, traditional)?;
         Ok(Self {
-            sizes: DecoderSizes {
-                vocab: config.size("vocab_size")?,
-                hidden,
-                n_layers: config.n_layers()?,
-                norm_eps,
-                tied: config.flag_or("tie_word_embeddings", false)?,
-            },
-            attention: AttentionConfig {
-                hidden,
-                n_heads,
-                n_kv_heads,
-                head_dim,
-                qkv_bias: false,
-                o_bias: false,
-                qk_norm_eps: None,
-                window: None,
-            },
-            intermediate_size: config.size("intermediate_size")?,
+            sizes: sizes(config, defaults.norm_eps, false)?,
+            attention: AttentionConfig::plain(hidden, n_heads, n_kv_heads, head_dim),
+            intermediate_size: config.size_opt("intermediate_size")?,
             mlp_bias: false,
             rope: Rc::new(rope),
         })
+    }
+
+    /// A dense feed-forward block.
+    ///
+    /// # Errors
+    /// The config does not say how wide it is.
+    pub fn mlp(&self, scope: &Scope<'_, '_>) -> Result<SwiGlu> {
+        let inner = self.intermediate_size;
+        let inner = inner.ok_or_else(|| Error::config("intermediate_size", "is missing"))?;
+        SwiGlu::load(scope, self.sizes.hidden, inner, self.mlp_bias)
+    }
+
+    /// The last norm.
+    pub fn last_norm(&self, model: &Scope<'_, '_>) -> Result<RmsNorm> {
+        model.norm("norm", self.sizes.hidden, self.sizes.norm_eps)
     }
 
     /// The model; `windows` holds one entry per layer, or is empty where no layer has a window.
@@ -79,16 +97,28 @@ impl DenseConfig {
             let window = windows.get(i as usize).copied().flatten();
             self.block(scope, &AttentionConfig { window, ..self.attention.clone() })
         };
-        Ok(Box::new(Decoder::load(&weights.root(), self.sizes, block)?))
+        let norm = |model: &Scope<'_, '_>| self.last_norm(model);
+        Ok(Box::new(Decoder::load(&weights.root(), self.sizes, norm, block)?))
     }
 
-    fn block(&self, scope: &Scope<'_, '_>, attention: &AttentionConfig) -> Result<Block> {
-        let (hidden, eps) = (self.sizes.hidden, self.sizes.norm_eps);
-        Ok(Block {
-            input_layernorm: scope.norm("input_layernorm", hidden, eps)?,
-            self_attn: Attention::load(&scope.at("self_attn"), attention, &self.rope)?,
-            post_attention_layernorm: scope.norm("post_attention_layernorm", hidden, eps)?,
-            mlp: SwiGlu::load(&scope.at("mlp"), hidden, self.intermediate_size, self.mlp_bias)?,
-        })
+    fn block(&self, scope: &Scope<'_, '_>, attention: &AttentionConfig) -> Result<Box<dyn Layer>> {
+        let mixer = Attention::load(&scope.at("self_attn"), attention, &self.rope)?;
+        let mlp = self.mlp(&scope.at("mlp"))?;
+        Block::load(scope, &self.sizes, Box::new(mixer), Box::new(mlp))
     }
+}
+
+/// The sizes outside the blocks; `eps` and `tied` where the config does not say.
+pub(crate) fn sizes(config: &Config<'_>, eps: f64, tied: bool) -> Result<DecoderSizes> {
+    let norm_eps = config.number_or("rms_norm_eps", eps)? as f32;
+    if norm_eps < 0.0 {
+        return Err(Error::config("rms_norm_eps", format!("must not be below 0: {norm_eps}")));
+    }
+    Ok(DecoderSizes {
+        vocab: config.size("vocab_size")?,
+        hidden: config.size("hidden_size")?,
+        n_layers: config.n_layers()?,
+        norm_eps,
+        tied: config.flag_or("tie_word_embeddings", tied)?,
+    })
 }

@@ -104,7 +104,7 @@ impl Error {
 const N_LISTED: usize = 8;
 
 /// The first names, and how many more there are.
-fn listed(names: &[String]) -> String {
+pub(crate) fn listed(names: &[String]) -> String {
     let shown = names.iter().take(N_LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(N_LISTED) {
         0 => shown,

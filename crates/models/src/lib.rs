@@ -15,15 +15,22 @@ mod model;
 mod shapes;
 mod state;
 
+mod gemma3_text;
+mod glm4_moe_lite;
+mod gpt_oss;
 mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
+mod qwen3_5_moe;
+mod qwen3_moe;
+mod qwen3_next;
 pub mod registry;
 
 pub use checkpoint::{Progress, Weights};
 pub use error::{Error, Result};
 pub use model::{Loaded, Model, ModelInfo, Step};
-pub use registry::{LoadOptions, Source, load};
+pub use registry::{FamilyFacts, LoadOptions, Source, load};
 pub use shapes::{SHAPE_NAMES, ShapeQuantization};
 pub use state::LayerState;

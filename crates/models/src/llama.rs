@@ -5,16 +5,24 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
-use crate::registry::RopeTokens;
+use crate::registry::{Family, FamilyFacts, RopeTokens, same_layout};
 use crate::{Model, Result};
 
+pub(crate) const FAMILY: Family = Family {
+    facts: FamilyFacts {
+        model_type: "llama",
+        also: &[],
+        published: "Llama 2, 3, 3.1, 3.2 (text), and others in its clothes",
+        state: "keys and values",
+        deviations: &[],
+    },
+    to_mlx: same_layout,
+    build,
+};
+
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
-    let defaults = Defaults { n_kv_heads: None, head_dim: None };
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
+    let defaults = Defaults::default();
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     let bias = config.flag_or("attention_bias", false)?;
     dense.attention.qkv_bias = bias;

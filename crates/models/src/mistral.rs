@@ -5,19 +5,27 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
-use crate::registry::RopeTokens;
+use crate::registry::{Family, FamilyFacts, RopeTokens, same_layout};
 use crate::{Model, Result};
+
+pub(crate) const FAMILY: Family = Family {
+    facts: FamilyFacts {
+        model_type: "mistral",
+        also: &[],
+        published: "Mistral 7B, Nemo, Small (text)",
+        state: "keys and values",
+        deviations: &[],
+    },
+    to_mlx: same_layout,
+    build,
+};
 
 /// Where the key is missing; null means none.
 const DEFAULT_WINDOW: i32 = 4096;
 
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
-    let defaults = Defaults { n_kv_heads: Some(8), head_dim: None };
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
+    let defaults = Defaults { n_kv_heads: Some(8), ..Defaults::default() };
     let dense = DenseConfig::read(config, &defaults, tokens)?;
     let window = match config.has("sliding_window") {
         true => config.size_opt("sliding_window")?,

@@ -13,8 +13,8 @@ pub trait Model: fmt::Debug {
     /// One state per layer, empty.
     fn new_state(&self) -> Vec<LayerState>;
 
-    /// Token ids `[B, L]` → hidden states `[B, L, E]` before the last norm. All rows stand at
-    /// `step.position`; `states` gain the new tokens.
+    /// Token ids `[B, L]` → hidden states `[B, L, E]` before the last norm. `states` gain the new
+    /// tokens.
     ///
     /// # Errors
     /// MLX refuses an operation.
@@ -23,6 +23,9 @@ pub trait Model: fmt::Debug {
     /// Bytes of state that one token of one sequence adds, with activations of `dtype_bytes`.
     fn kv_bytes_per_token(&self, dtype_bytes: usize) -> u64;
 
+    /// Bytes of state of one sequence that do not depend on its length.
+    fn fixed_state_bytes(&self, dtype_bytes: usize) -> u64;
+
     /// Hidden states `[.., E]` → logits `[.., V]`.
     ///
     /// # Errors
@@ -30,39 +33,89 @@ pub trait Model: fmt::Debug {
     fn logits(&self, hidden: &Array) -> Result<Array>;
 }
 
-/// Where in its sequence one forward pass stands.
+/// Where in their sequences the rows of one forward pass stand.
 #[derive(Debug)]
 pub struct Step {
-    /// Tokens before the first new one.
+    /// Tokens before the first new one; of the longest row, where rows differ.
     pub position: i32,
-    /// L, the new tokens.
+    /// L, the new tokens; of the longest row, where rows differ.
     pub n_tokens: i32,
-    /// The mask of the window layers, built by the first of them: (window, first key, mask).
-    mask: RefCell<Option<(i32, i32, Array)>>,
+    rows: Option<Rows>,
+    /// Masks that several layers share: (window, first key, mask).
+    masks: RefCell<Vec<(Option<i32>, i32, Array)>>,
+}
+
+/// Rows at different positions, padded at their ends to a common number of tokens.
+#[derive(Debug)]
+struct Rows {
+    positions: Vec<i32>,
+    /// `[B]`, i32.
+    positions_array: Array,
+    /// `[B]`, i32: new tokens that are not padding.
+    lengths: Array,
 }
 
 impl Step {
-    /// `n_tokens` new tokens after `position` earlier ones.
+    /// `n_tokens` new tokens after `position` earlier ones, in all rows.
     pub fn new(position: i32, n_tokens: i32) -> Self {
-        Self { position, n_tokens, mask: RefCell::new(None) }
+        Self { position, n_tokens, rows: None, masks: RefCell::default() }
     }
 
-    /// `[L, T − first]`: which keys from `first` on a query sees through a window that counts
-    /// itself.
-    pub(crate) fn window_mask(&self, window: i32, first: i32) -> Result<Array> {
-        let mut kept = self.mask.borrow_mut();
-        if let Some((_, _, mask)) = kept.as_ref().filter(|(w, f, _)| (*w, *f) == (window, first)) {
+    /// Rows with their own positions and numbers of new tokens. Token ids are padded at the end to
+    /// the longest; what comes out for padding means nothing.
+    ///
+    /// # Errors
+    /// MLX refuses to make the two lists arrays.
+    pub fn ragged(positions: &[i32], lengths: &[i32]) -> Result<Self> {
+        let array = |list: &[i32]| Array::from_slice(list, &[list.len() as i32]);
+        let rows = Rows {
+            positions: positions.to_vec(),
+            positions_array: array(positions)?,
+            lengths: array(lengths)?,
+        };
+        let longest = |list: &[i32]| list.iter().copied().max().unwrap_or(0);
+        let (position, n_tokens) = (longest(positions), longest(lengths));
+        Ok(Self { position, n_tokens, rows: Some(rows), masks: RefCell::default() })
+    }
+
+    /// The position of each row, where rows differ.
+    pub(crate) fn rows(&self) -> Option<&[i32]> {
+        self.rows.as_ref().map(|rows| &rows.positions[..])
+    }
+
+    /// `[B]`, where rows differ.
+    pub(crate) fn row_positions(&self) -> Option<&Array> {
+        self.rows.as_ref().map(|rows| &rows.positions_array)
+    }
+
+    /// `[B]`, new tokens of each row, where rows differ.
+    pub(crate) fn lengths(&self) -> Option<&Array> {
+        self.rows.as_ref().map(|rows| &rows.lengths)
+    }
+
+    /// Which keys from `first` on a query sees, through a window that counts itself if there is
+    /// one: `[L, T − first]`, or `[B, 1, L, T − first]` where rows differ.
+    pub(crate) fn mask(&self, window: Option<i32>, first: i32) -> Result<Array> {
+        let mut kept = self.masks.borrow_mut();
+        if let Some((.., mask)) = kept.iter().find(|(w, f, _)| (*w, *f) == (window, first)) {
             return Ok(mask.clone());
         }
-        let end = f64::from(self.position + self.n_tokens);
-        let queries =
-            Array::arange(f64::from(self.position), end, 1.0, Dtype::I32)?.expand_dims(&[1])?;
-        let keys = Array::arange(f64::from(first), end, 1.0, Dtype::I32)?;
-        let distance = queries.sub(&keys)?;
-        let mask = distance
-            .ge(&Array::from_slice(&[0i32], &[])?)?
-            .logical_and(&distance.lt(&Array::from_slice(&[window], &[])?)?)?;
-        *kept = Some((window, first, mask.clone()));
+        let end = self.position + self.n_tokens;
+        let range =
+            |from: i32, to: i32| Array::arange(f64::from(from), f64::from(to), 1.0, Dtype::I32);
+        let queries = match &self.rows {
+            None => range(self.position, end)?.expand_dims(&[1])?,
+            Some(rows) => {
+                let own = rows.positions_array.reshape(&[-1, 1, 1, 1])?;
+                range(0, self.n_tokens)?.expand_dims(&[1])?.add(&own)?
+            }
+        };
+        let distance = queries.sub(&range(first, end)?)?;
+        let mut mask = distance.ge(&Array::from_slice(&[0i32], &[])?)?;
+        if let Some(window) = window {
+            mask = mask.logical_and(&distance.lt(&Array::from_slice(&[window], &[])?)?)?;
+        }
+        kept.push((window, first, mask.clone()));
         Ok(mask)
     }
 }
@@ -82,14 +135,33 @@ pub struct ModelInfo {
     pub n_parameters: u64,
     /// Bytes of all weights in memory.
     pub weight_bytes: u64,
-    /// Bytes of weights that one decode step reads.
+    /// Bytes of weights that a decode step of one row reads.
     pub weight_bytes_per_token: u64,
+    /// Bytes of experts, of all together.
+    pub expert_bytes: u64,
+    /// The share of them that one token does not use.
+    pub idle_expert_share: f64,
     /// Bytes of state that one token of one sequence adds.
     pub kv_bytes_per_token: u64,
+    /// Bytes of state of one sequence, whatever its length.
+    pub fixed_state_bytes: u64,
     /// Dtype of activations.
     pub dtype: Dtype,
     /// For example "4-bit affine, group 64"; none if all weights are floats.
     pub quantization: Option<String>,
+}
+
+impl ModelInfo {
+    /// Bytes of weights that a decode step of so many rows reads: all experts that any of them
+    /// uses, if each chooses on its own and none is preferred.
+    pub fn weight_bytes_per_step(&self, n_rows: u32) -> f64 {
+        let (step, experts) = (self.weight_bytes_per_token as f64, self.expert_bytes as f64);
+        if self.expert_bytes == 0 {
+            return step;
+        }
+        let always = step - experts * (1.0 - self.idle_expert_share);
+        always + experts * (1.0 - self.idle_expert_share.powf(f64::from(n_rows)))
+    }
 }
 
 /// A model and its facts.

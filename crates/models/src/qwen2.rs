@@ -4,16 +4,24 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
-use crate::registry::RopeTokens;
+use crate::registry::{Family, FamilyFacts, RopeTokens, same_layout};
 use crate::{Model, Result};
 
+pub(crate) const FAMILY: Family = Family {
+    facts: FamilyFacts {
+        model_type: "qwen2",
+        also: &[],
+        published: "Qwen2, Qwen2.5, QwQ",
+        state: "keys and values",
+        deviations: &[],
+    },
+    to_mlx: same_layout,
+    build,
+};
+
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
-    let defaults = Defaults { n_kv_heads: Some(32), head_dim: None };
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
+    let defaults = Defaults { n_kv_heads: Some(32), ..Defaults::default() };
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     dense.attention.qkv_bias = true;
     dense.decoder(weights, &windows(config, dense.sizes.n_layers)?)

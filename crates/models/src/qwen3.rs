@@ -4,21 +4,30 @@
 use crate::checkpoint::Weights;
 use crate::config::Config;
 use crate::dense::{Defaults, DenseConfig};
+use crate::layers::QkNorm;
 use crate::qwen2::windows;
-use crate::registry::RopeTokens;
+use crate::registry::{Family, FamilyFacts, RopeTokens, same_layout};
 use crate::{Model, Result};
 
+pub(crate) const FAMILY: Family = Family {
+    facts: FamilyFacts {
+        model_type: "qwen3",
+        also: &[],
+        published: "Qwen3 (dense)",
+        state: "keys and values",
+        deviations: &[],
+    },
+    to_mlx: same_layout,
+    build,
+};
+
 /// Reads the config and loads the model.
-pub(crate) fn build(
-    config: &Config<'_>,
-    weights: &Weights<'_>,
-    tokens: RopeTokens,
-) -> Result<Box<dyn Model>> {
-    let defaults = Defaults { n_kv_heads: Some(32), head_dim: Some(128) };
+fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
+    let defaults = Defaults { n_kv_heads: Some(32), head_dim: Some(128), ..Defaults::default() };
     let mut dense = DenseConfig::read(config, &defaults, tokens)?;
     let bias = config.flag_or("attention_bias", false)?;
     dense.attention.qkv_bias = bias;
     dense.attention.o_bias = bias;
-    dense.attention.qk_norm_eps = Some(dense.sizes.norm_eps);
+    dense.attention.qk_norm = Some(QkNorm { eps: dense.sizes.norm_eps, around_zero: false });
     dense.decoder(weights, &windows(config, dense.sizes.n_layers)?)
 }

@@ -1,35 +1,69 @@
 //! The table of families, and loading through it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mlx::Dtype;
 use serde_json::Value;
 
-use crate::checkpoint::{Progress, Weights};
+use crate::checkpoint::{Progress, Tensors, Weights, open_tensors};
 use crate::config::Config;
 use crate::model::{Loaded, Model, ModelInfo};
 use crate::shapes::{self, ShapeQuantization};
-use crate::{Error, Result, llama, mistral, qwen2, qwen3};
+use crate::{
+    Error, Result, gemma3_text, glm4_moe_lite, gpt_oss, llama, mistral, qwen2, qwen3, qwen3_5,
+    qwen3_5_moe, qwen3_moe, qwen3_next,
+};
 
-/// One family: the `model_type` that names it, and how it is built.
-struct Family {
-    model_type: &'static str,
-    build: fn(&Config<'_>, &Weights<'_>, RopeTokens) -> Result<Box<dyn Model>>,
+/// What there is to say of a family.
+#[derive(Clone, Copy, Debug)]
+pub struct FamilyFacts {
+    /// `model_type` in config.json, and the name of its file here and of its goldens.
+    pub model_type: &'static str,
+    /// Other values of `model_type`: of the wrapper around the text model, or of the text model
+    /// alone.
+    pub also: &'static [&'static str],
+    /// Published models.
+    pub published: &'static str,
+    /// What a sequence remembers.
+    pub state: &'static str,
+    /// Where it does not do what its reference does.
+    pub deviations: &'static [&'static str],
+}
+
+/// One family.
+pub(crate) struct Family {
+    pub facts: FamilyFacts,
+    /// Brings the layout of a published checkpoint to that of MLX's converters.
+    pub to_mlx: fn(&mut Tensors, &Config<'_>) -> Result<()>,
+    /// Reads the config and loads the model.
+    pub build: fn(&Config<'_>, &Weights<'_>, RopeTokens) -> Result<Box<dyn Model>>,
 }
 
 /// The length for which length-dependent rope kinds choose their frequencies.
 pub(crate) type RopeTokens = i32;
 
-const FAMILIES: &[Family] = &[
-    Family { model_type: "llama", build: llama::build },
-    Family { model_type: "mistral", build: mistral::build },
-    Family { model_type: "qwen2", build: qwen2::build },
-    Family { model_type: "qwen3", build: qwen3::build },
+/// For `to_mlx` where HF's layout is MLX's.
+pub(crate) fn same_layout(_: &mut Tensors, _: &Config<'_>) -> Result<()> {
+    Ok(())
+}
+
+const FAMILIES: &[&Family] = &[
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &qwen3_moe::FAMILY,
+    &qwen3_next::FAMILY,
+    &qwen3_5::FAMILY,
+    &qwen3_5_moe::FAMILY,
+    &glm4_moe_lite::FAMILY,
+    &gpt_oss::FAMILY,
+    &gemma3_text::FAMILY,
 ];
 
-/// Names of the families that can be loaded.
-pub fn families() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|family| family.model_type)
+/// The families that can be loaded.
+pub fn families() -> impl Iterator<Item = &'static FamilyFacts> {
+    FAMILIES.iter().map(|family| &family.facts)
 }
 
 /// What to load.
@@ -81,7 +115,8 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
             let root = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
             let family = family(&root)?;
-            let weights = Weights::open(folder, &root, options, progress)?;
+            let tensors = in_mlx_layout(folder, family, &root)?;
+            let weights = Weights::of(folder, tensors, &root, options, progress)?;
             build(family, &root, weights, options)
         }
         Source::Shape { name, quantization, n_layers } => {
@@ -96,13 +131,20 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             if n_layers.is_some_and(|n| n > most) {
                 return Err(wrong(format!("has only {most} layers to shorten")));
             }
-            if let (Some(n), Some(config)) = (n_layers, root.as_object_mut()) {
-                config.insert("num_hidden_layers".to_owned(), (*n).into());
-                config.remove("layer_types");
+            if let Some(n) = n_layers {
+                shorten(&mut root, *n);
             }
             build(family, &root, Weights::random(*quantization, options, progress), options)
         }
     }
+}
+
+/// The tensors of a folder as MLX's converters lay them out.
+fn in_mlx_layout(folder: &Path, family: &Family, root: &Value) -> Result<Tensors> {
+    let mut tensors = open_tensors(folder, root)?;
+    tensors.widen_fp8()?;
+    (family.to_mlx)(&mut tensors, &Config::text(root)?)?;
+    Ok(tensors)
 }
 
 /// The shapes whose families exist.
@@ -114,12 +156,25 @@ fn buildable() -> String {
     crate::SHAPE_NAMES.iter().filter(can).copied().collect::<Vec<_>>().join(", ")
 }
 
+/// Keeps the first `n` layers of a config, and the first entries of the lists that have one for
+/// each layer.
+fn shorten(root: &mut Value, n: i32) {
+    let text = if root.get("text_config").is_some() { &mut root["text_config"] } else { root };
+    text["num_hidden_layers"] = n.into();
+    for key in ["layer_types", "mlp_layer_types"] {
+        if let Some(list) = text.get_mut(key).and_then(Value::as_array_mut) {
+            list.truncate(usize::try_from(n).unwrap_or(0));
+        }
+    }
+}
+
 fn family(root: &Value) -> Result<&'static Family> {
     let name = root.get("model_type").and_then(Value::as_str);
     let name =
         name.ok_or_else(|| Error::config("model_type", "is missing: this is no model's config"))?;
-    FAMILIES.iter().find(|family| family.model_type == name).ok_or_else(|| {
-        let known = families().collect::<Vec<_>>().join(", ");
+    let is_it = |f: &&&Family| f.facts.model_type == name || f.facts.also.contains(&name);
+    FAMILIES.iter().find(is_it).copied().ok_or_else(|| {
+        let known = families().map(|f| f.model_type).collect::<Vec<_>>().join(", ");
         Error::config("model_type", format!("'{name}' is not supported; known are {known}"))
     })
 }
@@ -134,17 +189,20 @@ fn build(
     let context_tokens = config.size_or("max_position_embeddings", 2048)?;
     let model = (family.build)(&config, &weights, options.rope_tokens.unwrap_or(context_tokens))?;
     let dtype = weights.dtype();
-    let (tally, notes) = weights.finish(family.model_type)?;
+    let (tally, notes) = weights.finish(family.facts.model_type)?;
     let row_only_bytes = if tally.head_is_tied { 0 } else { tally.embedding_bytes };
     let info = ModelInfo {
-        family: family.model_type.to_owned(),
+        family: family.facts.model_type.to_owned(),
         n_layers: config.n_layers()?,
         vocab_size: config.size("vocab_size")?,
         context_tokens,
         n_parameters: tally.n_parameters,
         weight_bytes: tally.weight_bytes,
-        weight_bytes_per_token: tally.weight_bytes - row_only_bytes,
+        weight_bytes_per_token: tally.weight_bytes - row_only_bytes - tally.idle_expert_bytes,
+        expert_bytes: tally.expert_bytes,
+        idle_expert_share: tally.idle_expert_bytes as f64 / tally.expert_bytes.max(1) as f64,
         kv_bytes_per_token: model.kv_bytes_per_token(dtype.size_bytes()),
+        fixed_state_bytes: model.fixed_state_bytes(dtype.size_bytes()),
         dtype,
         quantization: tally
             .quantization

@@ -1,59 +1,89 @@
-//! What a layer remembers of a sequence: contiguous keys and values, the reference form.
+//! What a layer remembers of a sequence: contiguous keys and values, the reference form, and the
+//! states of recurrent layers.
 
 use mlx::Array;
 
-use crate::Result;
+use crate::{Result, Step};
 
-/// One layer's state of one sequence (or of a batch of rows at the same position).
+/// One layer's state of one sequence, or of a batch of rows.
 #[derive(Debug)]
 pub enum LayerState {
-    /// Keys and values of every token.
+    /// Something for every token: keys and values, or a latent.
     Kv(KvState),
+    /// A state of fixed size, valid at exactly one position.
+    Recurrent(RecurrentState),
 }
 
 impl LayerState {
     /// The arrays it holds, for evaluation and accounting.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        let LayerState::Kv(kv) = self;
-        kv.buffers.iter().flat_map(|(keys, values)| [keys, values])
+        let (kv, recurrent) = match self {
+            LayerState::Kv(kv) => (Some(kv), None),
+            LayerState::Recurrent(recurrent) => (None, Some(recurrent)),
+        };
+        let recurrent = recurrent.into_iter().flat_map(|r| [&r.conv_tail, &r.state]).flatten();
+        kv.into_iter().flat_map(|kv| &kv.buffers).chain(recurrent)
     }
+}
+
+/// The memory of a gated delta layer. Absent before the first token: zeros.
+#[derive(Debug, Default)]
+pub struct RecurrentState {
+    /// `[B, Kc − 1, C]`, the last inputs of the convolution.
+    pub conv_tail: Option<Array>,
+    /// `[B, Hv, Dv, Dk]`, f32.
+    pub state: Option<Array>,
 }
 
 /// Room grows by this many tokens at a time.
 const GROWTH_TOKENS: i32 = 256;
 
-/// Keys and values `[B, K, capacity, D]`, filled up to the sequence's position.
+/// Buffers `[B, K, capacity, D]`, each with its own D, filled up to the sequence's position.
 #[derive(Debug, Default)]
 pub struct KvState {
-    buffers: Option<(Array, Array)>,
+    buffers: Vec<Array>,
 }
 
 impl KvState {
-    /// Writes `k` and `v` `[B, K, L, D]` at `position` and returns all up to there, `[B, K, T, D]`.
-    pub fn append(&mut self, k: &Array, v: &Array, position: i32) -> Result<(Array, Array)> {
-        let end = position + k.dim(2);
-        let (keys, values) = match self.buffers.take() {
-            Some((keys, values)) if keys.dim(2) >= end => (keys, values),
-            old => {
-                let grow =
-                    |old: Option<Array>, new: &Array| grown(old.as_ref(), new, position, end);
-                let (old_keys, old_values) = old.unzip();
-                (grow(old_keys, k)?, grow(old_values, v)?)
-            }
-        };
-        // The old handles are gone by the time of evaluation, so MLX writes into the buffer in
-        // place.
-        let keys = write(keys, k, position, end)?;
-        let values = write(values, v, position, end)?;
-        let filled = (keys.slice_axis(2, 0..end)?, values.slice_axis(2, 0..end)?);
-        self.buffers = Some((keys, values));
-        Ok(filled)
+    /// Writes `new` (each `[B, K, L, D]`) where the step stands and returns all up to there, each
+    /// `[B, K, T, D]`. Of rows at different positions, T is the longest; what lies beyond a row's
+    /// own end is not defined and must be masked.
+    pub fn append<const N: usize>(&mut self, new: [&Array; N], step: &Step) -> Result<[Array; N]> {
+        let (position, end) = (step.position, step.position + step.n_tokens);
+        let mut old = std::mem::take(&mut self.buffers).into_iter();
+        let filled = new.map(|new| {
+            let buffer = match old.next() {
+                Some(buffer) if buffer.dim(2) >= end => buffer,
+                old => grown(old.as_ref(), new, position, end)?,
+            };
+            // The old handle is gone by the time of evaluation, so MLX writes into the buffer in
+            // place.
+            let buffer = match step.rows() {
+                None => write(buffer, new, 0..new.dim(0), position)?,
+                Some(positions) => write_rows(buffer, new, positions)?,
+            };
+            let filled = buffer.slice_axis(2, 0..end)?;
+            self.buffers.push(buffer);
+            Ok(filled)
+        });
+        let mut failed = None;
+        let filled = filled.map(|result: Result<Array>| result.map_err(|e| failed = Some(e)).ok());
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(filled.map(|array| array.expect("nothing failed"))),
+        }
     }
 }
 
-fn write(buffer: Array, new: &Array, position: i32, end: i32) -> Result<Array> {
-    let stop = [buffer.dim(0), buffer.dim(1), end, buffer.dim(3)];
-    Ok(buffer.slice_update(new, &[0, 0, position, 0], &stop)?)
+fn write(buffer: Array, new: &Array, rows: std::ops::Range<i32>, position: i32) -> Result<Array> {
+    let stop = [rows.end, buffer.dim(1), position + new.dim(2), buffer.dim(3)];
+    Ok(buffer.slice_update(new, &[rows.start, 0, position, 0], &stop)?)
+}
+
+fn write_rows(buffer: Array, new: &Array, positions: &[i32]) -> Result<Array> {
+    (0..).zip(positions).try_fold(buffer, |buffer, (row, &position)| {
+        write(buffer, &new.slice_axis(0, row..row + 1)?, row..row + 1, position)
+    })
 }
 
 /// A buffer with room up to `end` that begins with the filled part of the old one.
@@ -63,7 +93,8 @@ fn grown(old: Option<&Array>, new: &Array, position: i32, end: i32) -> Result<Ar
     let room = Array::zeros(&room, new.dtype())?;
     Ok(match old {
         Some(old) if position > 0 => {
-            mlx::concatenate(&[&old.slice_axis(2, 0..position)?, &room], 2)?
+            let filled = old.slice_axis(2, 0..position.min(old.dim(2)))?;
+            mlx::concatenate(&[&filled, &room], 2)?
         }
         _ => room,
     })

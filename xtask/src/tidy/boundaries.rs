@@ -20,6 +20,10 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("protocol", "tokenizers", "the protocol carries token ids, never text"),
     ("models", "kvcache", "models know nothing of the cache"),
     ("models", "scheduler", "models know nothing of the scheduler"),
+    ("kernels", "models", "kernels know arrays, not models"),
+    ("kernels", "kvcache", "kernels know nothing of the cache"),
+    ("kernels", "scheduler", "kernels know nothing of the scheduler"),
+    ("mlx", "kernels", "MLX's bindings know no kernels of ours"),
     ("mlx", "models", "MLX's bindings know no models"),
 ];
 

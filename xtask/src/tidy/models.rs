@@ -1,7 +1,7 @@
 //! A model family is one file, one registry line, and goldens.
 
 use super::Finding;
-use super::rust::line_of;
+use super::rust::{is_ident, line_of};
 use super::tree::Tree;
 
 const REGISTRY: &str = "crates/models/src/registry.rs";
@@ -13,10 +13,9 @@ pub fn families(tree: &Tree) -> Vec<(String, usize)> {
     };
     let table = file.text.find("const FAMILIES").unwrap_or(file.text.len());
     let end = file.text[table..].find("];").map_or(file.text.len(), |length| table + length);
-    let key = "model_type: \"";
-    let found = file.text[table..end].match_indices(key).filter_map(|(start, _)| {
+    let found = file.text[table..end].match_indices("::FAMILY").filter_map(|(start, _)| {
         let start = table + start;
-        let name = file.text[start + key.len()..].split('"').next()?;
+        let name = file.text[..start].rsplit(|c: char| !is_ident(c)).next()?;
         Some((name.to_owned(), line_of(&file.text, start)))
     });
     found.collect()
@@ -72,8 +71,8 @@ mod tests {
 
     #[test]
     fn registry_and_goldens_name_the_same_families() {
-        let registry = "const FAMILIES: &[F] = &[\n    F { model_type: \"a\" },\n    \
-                        F { model_type: \"b\" },\n];\nlet x = F { model_type: \"c\" };\n";
+        let registry = "const FAMILIES: &[&F] = &[\n    &a::FAMILY,\n    &b::FAMILY,\n];\n\
+                        let x = c::FAMILY;\n";
         let (a, b) = ("goldens/a/default/case.json", "goldens/b/default/case.json");
         check(registry, &[a, b, "goldens/README.md", "goldens/quantized/a_4/case.json"], &[]);
         check(registry, &[a, b, "goldens/quantized/c_4/case.json"], &["goldens/quantized/c_4:1"]);

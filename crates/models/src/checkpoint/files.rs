@@ -1,68 +1,45 @@
 //! The tensors of a folder's safetensors files: headers are validated in full before a byte of data
 //! is used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use mlx::Array;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::{Error, Result};
+
+use super::tensors::{Tensor, Tensors};
 
 /// As much header as a file may have: real ones stay below 20 MB.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const MAX_INDEX_BYTES: u64 = 100 << 20;
 
-/// One tensor's place and form.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub file: PathBuf,
-    pub info: TensorInfo,
-}
-
-impl Entry {
-    pub fn n_bytes(&self) -> u64 {
-        (self.info.data_offsets.1 - self.info.data_offsets.0) as u64
-    }
-
-    pub fn error(&self, name: &str, reason: impl Into<String>) -> Error {
-        Error::Tensor { path: self.file.clone(), name: name.to_owned(), reason: reason.into() }
-    }
-}
-
-/// All tensors of a folder, by name.
-#[derive(Debug)]
-pub(super) struct Files {
-    pub entries: BTreeMap<String, Entry>,
-    arrays: BTreeMap<String, Array>,
-}
-
-impl Files {
-    /// Reads and validates the headers of every file that the index names, or of all
-    /// `*.safetensors` where there is no index.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let mut entries = BTreeMap::<String, Entry>::new();
-        let mut arrays = BTreeMap::new();
-        for file in file_list(folder)? {
-            for (name, info) in header(&file)? {
-                let entry = Entry { file: file.clone(), info };
-                if let Some(first) = entries.insert(name.clone(), entry) {
-                    let reason = format!("stands in {} too", first.file.display());
-                    return Err(Error::Tensor { path: file, name, reason });
-                }
+/// Reads and validates the headers of every file that the index names, or of all `*.safetensors`
+/// where there is no index. `says_mlx` tells whether config.json is one that MLX tools wrote.
+pub(super) fn open(folder: &Path, says_mlx: bool) -> Result<Tensors> {
+    let mut tensors = Tensors { is_mlx: says_mlx, ..Tensors::default() };
+    for file in file_list(folder)? {
+        let infos = header(&file)?;
+        let mut content = mlx::load_safetensors(&file).map_err(|e| Error::file(&file, e))?;
+        tensors.is_mlx |= content.metadata.get("format").is_some_and(|format| format == "mlx");
+        for (name, info) in infos {
+            if let Some(first) = tensors.map.get(&name) {
+                let reason = format!("stands in {} too", first.file.display());
+                return Err(Error::Tensor { path: file, name, reason });
             }
-            arrays.extend(mlx::load_safetensors(&file).map_err(|e| Error::file(&file, e))?.tensors);
+            let Some(array) = content.tensors.remove(&name) else {
+                let reason = "MLX did not find it in the file".to_owned();
+                return Err(Error::Tensor { path: file, name, reason });
+            };
+            let tensor = Tensor { array, file: file.clone(), dtype: info.dtype };
+            tensors.map.insert(name, tensor);
         }
-        Ok(Self { entries, arrays })
     }
-
-    /// The tensor, whose bytes are read when it is evaluated. Each can be taken once.
-    pub fn take(&mut self, name: &str) -> Option<Array> {
-        self.arrays.remove(name)
-    }
+    tensors.is_mlx |= tensors.map.keys().any(|name| name.contains(".switch_mlp."));
+    Ok(tensors)
 }
 
 fn file_list(folder: &Path) -> Result<BTreeSet<PathBuf>> {

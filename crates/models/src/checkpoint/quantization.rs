@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
-use super::files::Entry;
+use super::tensors::Tensor;
 
 /// config.json's `quantization`: what it states for single paths.
 #[derive(Debug, Default)]
@@ -44,11 +44,17 @@ impl Declared {
                 .find_map(|key| place.get(key)?.as_object())
         });
         let Some(settings) = found else { return Ok(Self::default()) };
-        if let Some(method) = settings.get("quant_method") {
-            let reason = format!(
-                "quant_method {method} is not supported; convert the model with an MLX tool"
-            );
-            return Err(Error::config("quantization_config", reason));
+        match settings.get("quant_method").map(|method| method.as_str().unwrap_or_default()) {
+            None => {}
+            // Block scales and mxfp4 blocks are brought to MLX's layout by their tensors' names.
+            Some("fp8" | "mxfp4") => return Ok(Self::default()),
+            Some(method) => {
+                let reason = format!(
+                    "quant_method '{method}' is not supported, only fp8, mxfp4 and MLX's own \
+                     quantizations are; take a float checkpoint or one made by an MLX tool"
+                );
+                return Err(Error::config("quantization_config", reason));
+            }
         }
         stated("quantization", settings)?;
         let mut paths = BTreeMap::new();
@@ -62,7 +68,8 @@ impl Declared {
                 },
                 _ => continue, // the top level's own numbers
             };
-            paths.insert(path.clone(), setting);
+            let path = path.strip_prefix("language_model.").unwrap_or(path);
+            paths.insert(path.to_owned(), setting);
         }
         Ok(Self { paths })
     }
@@ -72,8 +79,8 @@ impl Declared {
     pub fn prove(
         &self,
         path: &str,
-        weight: &Entry,
-        scales: &Entry,
+        weight: &Tensor,
+        scales: &Tensor,
         n_in: i32,
     ) -> Result<Quantization> {
         let proven = proven(path, weight, scales, n_in)?;
@@ -125,13 +132,12 @@ fn stated(path: &str, numbers: &Map<String, Value>) -> Result<Option<Quantizatio
     })
 }
 
-fn proven(path: &str, weight: &Entry, scales: &Entry, n_in: i32) -> Result<Quantization> {
-    if weight.info.dtype != Dtype::U32 {
-        let reason =
-            format!("has scales, but its codes are {:?} instead of U32", weight.info.dtype);
+fn proven(path: &str, weight: &Tensor, scales: &Tensor, n_in: i32) -> Result<Quantization> {
+    if weight.dtype != Dtype::U32 {
+        let reason = format!("has scales, but its codes are {:?} instead of U32", weight.dtype);
         return Err(weight.error(path, reason));
     }
-    let last = |entry: &Entry| entry.info.shape.last().map_or(0, |&n| n as i64);
+    let last = |tensor: &Tensor| tensor.array.shape().last().map_or(0, |&n| i64::from(n));
     let (packed, groups, width) = (last(weight), last(scales), i64::from(n_in));
     let whole = |n: i64, d: i64| (d > 0 && n > 0 && n % d == 0).then(|| (n / d) as i32);
     let (Some(bits), Some(group_size)) = (whole(packed * 32, width), whole(width, groups)) else {
@@ -140,7 +146,7 @@ fn proven(path: &str, weight: &Entry, scales: &Entry, n_in: i32) -> Result<Quant
         );
         return Err(weight.error(path, reason));
     };
-    let mode = match (scales.info.dtype, bits, group_size) {
+    let mode = match (scales.dtype, bits, group_size) {
         (Dtype::U8, 4, 16) => QuantMode::Nvfp4,
         (Dtype::U8, 4, 32) => QuantMode::Mxfp4,
         (Dtype::U8, 8, 32) => QuantMode::Mxfp8,

@@ -15,27 +15,31 @@ const SPREAD: f32 = 0.02;
 /// The E8M0 code of 2⁻⁸: E2M1 values up to 6 then spread like the rest.
 const E8M0_SCALE: f32 = 119.0;
 
-/// The matrix `[rows, n_in]` at `path`: the same numbers for the same path.
+/// The matrix `[.., rows, n_in]` at `path`: the same numbers for the same path.
 pub(super) fn matrix(
     path: &str,
-    rows: i32,
-    n_in: i32,
+    shape: &[i32],
     quantization: ShapeQuantization,
     dtype: Dtype,
 ) -> Result<Stored> {
-    let key = Key::from_seed(seed(path))?;
+    let n_in = *shape.last().expect("a matrix has a width");
     Ok(match quantization.for_width(n_in) {
-        None => {
-            let centred = key.uniform(&[rows, n_in], dtype)?.offset(-0.5)?;
-            Stored::Dense(centred.scale(SPREAD * 12f32.sqrt())?)
-        }
-        Some(quantization) => Stored::Quantized(codes(&key, rows, n_in, quantization, dtype)?),
+        None => Stored::Dense(floats(path, shape, dtype)?),
+        Some(quantization) => Stored::Quantized(codes(path, shape, quantization, dtype)?),
     })
 }
 
-fn codes(key: &Key, rows: i32, n_in: i32, q: Quantization, dtype: Dtype) -> Result<Quantized> {
-    let weight = key.bits(&[rows, n_in * q.bits / 32])?;
-    let groups = [rows, n_in / q.group_size];
+/// Floats of this shape at `path`.
+pub(super) fn floats(path: &str, shape: &[i32], dtype: Dtype) -> Result<Array> {
+    let centred = Key::from_seed(seed(path))?.uniform(shape, dtype)?.offset(-0.5)?;
+    Ok(centred.scale(SPREAD * 12f32.sqrt())?)
+}
+
+fn codes(path: &str, shape: &[i32], q: Quantization, dtype: Dtype) -> Result<Quantized> {
+    let (n_in, lead) = shape.split_last().expect("a matrix has a width");
+    let with_last = |n: i32| lead.iter().copied().chain([n]).collect::<Vec<_>>();
+    let weight = Key::from_seed(seed(path))?.bits(&with_last(n_in * q.bits / 32))?;
+    let groups = with_last(n_in / q.group_size);
     let (scales, biases) = match q.mode {
         mlx::QuantMode::Affine => {
             let range = SPREAD * 12f32.sqrt();

@@ -1,11 +1,12 @@
-//! Grouped-query attention with rotary positions, optional per-head norms and an optional window.
+//! Grouped-query attention with rotary positions; optional per-head norms, window, sinks, output
+//! gate.
 
 use std::rc::Rc;
 
 use mlx::{Array, Attend};
 
 use crate::checkpoint::Scope;
-use crate::layers::{Linear, RmsNorm, Rope};
+use crate::layers::{Linear, Mixer, RmsNorm, Rope, Sizes};
 use crate::state::{KvState, LayerState};
 use crate::{Result, Step};
 
@@ -24,21 +25,56 @@ pub struct AttentionConfig {
     pub qkv_bias: bool,
     /// A bias on o.
     pub o_bias: bool,
-    /// ε of an RMS norm over each head of q and k before rope; none if absent.
-    pub qk_norm_eps: Option<f32>,
+    /// An RMS norm over each head of q and k before rope; none if absent.
+    pub qk_norm: Option<QkNorm>,
     /// Query i sees key j iff 0 ≤ i − j < window.
     pub window: Option<i32>,
+    /// One learned logit per query head that takes part in the softmax and has no value.
+    pub sinks: bool,
+    /// q_proj yields a gate beside each query head, whose sigmoid multiplies the head's output.
+    pub gate: bool,
+    /// What multiplies the logits; none means D^−½.
+    pub scale: Option<f32>,
+}
+
+/// The norm over each head of q and k.
+#[derive(Clone, Copy, Debug)]
+pub struct QkNorm {
+    /// ε.
+    pub eps: f32,
+    /// The weight is stored around 0, and 1 is added when it runs.
+    pub around_zero: bool,
+}
+
+impl AttentionConfig {
+    /// Plain attention of these sizes.
+    pub fn plain(hidden: i32, n_heads: i32, n_kv_heads: i32, head_dim: i32) -> Self {
+        Self {
+            hidden,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            qkv_bias: false,
+            o_bias: false,
+            qk_norm: None,
+            window: None,
+            sinks: false,
+            gate: false,
+            scale: None,
+        }
+    }
 }
 
 /// The layer.
 #[derive(Debug)]
 pub struct Attention {
-    q_proj: Linear, // E → H·D
+    q_proj: Linear, // E → H·D, or H·2D with a gate
     k_proj: Linear, // E → K·D
     v_proj: Linear, // E → K·D
     o_proj: Linear, // H·D → E
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
+    sinks: Option<Array>, // [H]
     rope: Rc<Rope>,
     config: AttentionConfig,
     scale: f32,
@@ -53,46 +89,27 @@ impl Attention {
     ) -> Result<Self> {
         let c = config;
         let (q_width, kv_width) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
-        let norm = |name| c.qk_norm_eps.map(|eps| weights.norm(name, c.head_dim, eps)).transpose();
+        let q_out = if c.gate { 2 * q_width } else { q_width };
+        let norm = |name| {
+            let load = |norm: QkNorm| match norm.around_zero {
+                true => weights.norm_around_zero(name, c.head_dim, norm.eps),
+                false => weights.norm(name, c.head_dim, norm.eps),
+            };
+            c.qk_norm.map(load).transpose()
+        };
+        let sinks = c.sinks.then(|| weights.vector("sinks", c.n_heads, 0.0)).transpose()?;
         Ok(Self {
-            q_proj: weights.linear("q_proj", c.hidden, q_width, c.qkv_bias)?,
+            q_proj: weights.linear("q_proj", c.hidden, q_out, c.qkv_bias)?,
             k_proj: weights.linear("k_proj", c.hidden, kv_width, c.qkv_bias)?,
             v_proj: weights.linear("v_proj", c.hidden, kv_width, c.qkv_bias)?,
             o_proj: weights.linear("o_proj", q_width, c.hidden, c.o_bias)?,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
+            sinks,
             rope: rope.clone(),
             config: c.clone(),
-            scale: rope.logit_factor / (c.head_dim as f32).sqrt(),
+            scale: rope.logit_factor * c.scale.unwrap_or(1.0 / (c.head_dim as f32).sqrt()),
         })
-    }
-
-    /// Bytes of keys and values that one token adds.
-    pub fn kv_bytes_per_token(&self, dtype_bytes: usize) -> u64 {
-        let c = &self.config;
-        (2 * c.n_kv_heads * c.head_dim) as u64 * dtype_bytes as u64
-    }
-
-    /// The state of this layer before the first token.
-    pub fn new_state(&self) -> LayerState {
-        LayerState::Kv(KvState::default())
-    }
-
-    /// `[B, L, E]` → `[B, L, E]`; appends the new keys and values to `state`.
-    pub fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
-        let c = &self.config;
-        let q = self.heads(&self.q_proj.forward(x)?, c.n_heads)?; // [B, H, L, D]
-        let k = self.heads(&self.k_proj.forward(x)?, c.n_kv_heads)?; // [B, K, L, D]
-        let v = self.heads(&self.v_proj.forward(x)?, c.n_kv_heads)?;
-        let q = self.rope.apply(&normed(&self.q_norm, q)?, step.position)?;
-        let k = self.rope.apply(&normed(&self.k_norm, k)?, step.position)?;
-
-        let LayerState::Kv(kv) = state;
-        let (keys, values) = kv.append(&k, &v, step.position)?; // [B, K, T, D]
-        let out = self.attend(&q, &keys, &values, step)?;
-        let width = c.n_heads * c.head_dim;
-        let out = out.swap_axes(1, 2)?.reshape(&[x.dim(0), step.n_tokens, width])?;
-        self.o_proj.forward(&out)
     }
 
     /// `[B, L, n·D]` → `[B, n, L, D]`.
@@ -101,20 +118,69 @@ impl Attention {
         Ok(split.swap_axes(1, 2)?)
     }
 
+    /// `[B, L, H·D]`, or `[B, L, H·2D]` with a gate → queries `[B, H, L, D]` and the gate
+    /// `[B, L, H·D]`.
+    fn queries(&self, x: &Array) -> Result<(Array, Option<Array>)> {
+        let c = &self.config;
+        if !c.gate {
+            return Ok((self.heads(x, c.n_heads)?, None));
+        }
+        let pairs = x.reshape(&[x.dim(0), x.dim(1), c.n_heads, 2 * c.head_dim])?;
+        let q = pairs.slice_axis(3, 0..c.head_dim)?.swap_axes(1, 2)?;
+        let gate = pairs.slice_axis(3, c.head_dim..2 * c.head_dim)?;
+        Ok((q, Some(gate.reshape(&[x.dim(0), x.dim(1), -1])?)))
+    }
+
     fn attend(&self, q: &Array, keys: &Array, values: &Array, step: &Step) -> Result<Array> {
         let n_keys = step.position + step.n_tokens;
-        let Some(window) = self.config.window.filter(|w| *w < n_keys) else {
+        let window = self.config.window.filter(|w| *w < n_keys);
+        let sinks = self.sinks.as_ref();
+        if step.rows().is_some() {
+            let mask = step.mask(window, 0)?;
+            return Ok(q.attention(keys, values, self.scale, Attend::Mask(&mask), sinks)?);
+        }
+        let Some(window) = window else {
             let attend = if step.n_tokens == 1 { Attend::All } else { Attend::Causal };
-            return Ok(q.attention(keys, values, self.scale, attend, None)?);
+            return Ok(q.attention(keys, values, self.scale, attend, sinks)?);
         };
         let first = (step.position - (window - 1)).max(0);
         let (keys, values) =
             (keys.slice_axis(2, first..n_keys)?, values.slice_axis(2, first..n_keys)?);
         if step.n_tokens == 1 {
-            return Ok(q.attention(&keys, &values, self.scale, Attend::All, None)?);
+            return Ok(q.attention(&keys, &values, self.scale, Attend::All, sinks)?);
         }
-        let mask = step.window_mask(window, first)?;
-        Ok(q.attention(&keys, &values, self.scale, Attend::Mask(&mask), None)?)
+        let mask = step.mask(Some(window), first)?;
+        Ok(q.attention(&keys, &values, self.scale, Attend::Mask(&mask), sinks)?)
+    }
+}
+
+impl Mixer for Attention {
+    fn new_state(&self) -> LayerState {
+        LayerState::Kv(KvState::default())
+    }
+
+    fn sizes(&self, dtype_bytes: usize) -> Sizes {
+        let c = &self.config;
+        let per_token = (2 * c.n_kv_heads * c.head_dim) as u64 * dtype_bytes as u64;
+        Sizes { bytes_per_token: per_token, fixed_bytes: 0 }
+    }
+
+    fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
+        let LayerState::Kv(kv) = state else { unreachable!("an attention layer's own state") };
+        let c = &self.config;
+        let (q, gate) = self.queries(&self.q_proj.forward(x)?)?; // [B, H, L, D]
+        let k = self.heads(&self.k_proj.forward(x)?, c.n_kv_heads)?; // [B, K, L, D]
+        let v = self.heads(&self.v_proj.forward(x)?, c.n_kv_heads)?;
+        let q = self.rope.queries(&normed(&self.q_norm, q)?, step)?;
+        let k = self.rope.keys(&normed(&self.k_norm, k)?, step)?;
+
+        let [keys, values] = kv.append([&k, &v], step)?; // [B, K, T, D]
+        let out = self.attend(&q, &keys, &values, step)?;
+        let out = out.swap_axes(1, 2)?.reshape(&[x.dim(0), x.dim(1), c.n_heads * c.head_dim])?;
+        self.o_proj.forward(&match gate {
+            Some(gate) => out.mul(&gate.sigmoid()?)?,
+            None => out,
+        })
     }
 }
 

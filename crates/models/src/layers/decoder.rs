@@ -1,30 +1,89 @@
 //! A stack of pre-norm residual blocks between an embedding and a head: the frame of every family
 //! here.
 
+use std::fmt;
+
 use mlx::Array;
 
 use crate::checkpoint::Scope;
-use crate::layers::{Attention, Embedding, Matrix, RmsNorm, SwiGlu};
+use crate::layers::{Embedding, Matrix, RmsNorm};
 use crate::state::LayerState;
 use crate::{Model, Result, Step};
 
-/// h = x + attention(norm x); out = h + mlp(norm h).
+/// Mixes tokens: attention of any kind, or a recurrent layer.
+pub trait Mixer: fmt::Debug {
+    /// Its state before the first token.
+    fn new_state(&self) -> LayerState;
+
+    /// How large the state of one sequence is, with activations of `dtype_bytes`.
+    fn sizes(&self, dtype_bytes: usize) -> Sizes;
+
+    /// `[B, L, E]` → `[B, L, E]`; `state` gains the new tokens.
+    fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array>;
+}
+
+/// Mixes channels: a feed-forward block or experts.
+pub trait FeedForward: fmt::Debug {
+    /// `[B, L, E]` → `[B, L, E]`.
+    fn forward(&self, x: &Array) -> Result<Array>;
+}
+
+/// Bytes of one layer's state of one sequence.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sizes {
+    /// For every token.
+    pub bytes_per_token: u64,
+    /// Whatever the length.
+    pub fixed_bytes: u64,
+}
+
+/// One layer of a decoder, residuals included.
+pub trait Layer: fmt::Debug {
+    /// What mixes its tokens.
+    fn mixer(&self) -> &dyn Mixer;
+
+    /// `[B, L, E]` → `[B, L, E]`; `state` gains the new tokens.
+    fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array>;
+}
+
+/// h = x + mixer(norm x); out = h + mlp(norm h).
 #[derive(Debug)]
 pub struct Block {
-    /// Before attention.
+    /// Before the mixer.
     pub input_layernorm: RmsNorm,
     /// Mixes tokens.
-    pub self_attn: Attention,
+    pub mixer: Box<dyn Mixer>,
     /// Before the feed-forward block.
     pub post_attention_layernorm: RmsNorm,
     /// Mixes channels.
-    pub mlp: SwiGlu,
+    pub mlp: Box<dyn FeedForward>,
 }
 
 impl Block {
+    /// With its two norms from `weights`.
+    pub(crate) fn load(
+        weights: &Scope<'_, '_>,
+        sizes: &DecoderSizes,
+        mixer: Box<dyn Mixer>,
+        mlp: Box<dyn FeedForward>,
+    ) -> Result<Box<dyn Layer>> {
+        let norm = |name| weights.norm(name, sizes.hidden, sizes.norm_eps);
+        Ok(Box::new(Self {
+            input_layernorm: norm("input_layernorm")?,
+            mixer,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp,
+        }))
+    }
+}
+
+impl Layer for Block {
+    fn mixer(&self) -> &dyn Mixer {
+        &*self.mixer
+    }
+
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
-        let h =
-            x.add(&self.self_attn.forward(&self.input_layernorm.forward(x)?, step, state)?)?;
+        let h = x.add(&self.mixer.forward(&self.input_layernorm.forward(x)?, step, state)?)?;
         Ok(h.add(&self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?)?)
     }
 }
@@ -33,28 +92,33 @@ impl Block {
 #[derive(Debug)]
 pub struct Decoder {
     embed_tokens: Embedding,
-    layers: Vec<Block>,
+    layers: Vec<Box<dyn Layer>>,
     norm: RmsNorm,
     lm_head: Matrix,
+    /// Multiplies the embeddings.
+    pub embedding_scale: Option<f32>,
+    /// c: logits become c · tanh(logits / c).
+    pub logit_softcap: Option<f32>,
 }
 
 impl Decoder {
-    /// Loads the parts that all families name alike; `block(scope, i)` loads layer i from
-    /// `model.layers.{i}`. The head is tied to the embedding iff the checkpoint has no `lm_head`;
-    /// `tied` is only what random weights do.
+    /// Loads the parts that all families name alike; `layer(scope, i)` loads layer i from
+    /// `model.layers.{i}`, `norm` the last norm. The head is tied to the embedding iff the
+    /// checkpoint has no `lm_head`; `tied` is only what random weights do.
     pub(crate) fn load(
         weights: &Scope<'_, '_>,
         sizes: DecoderSizes,
-        mut block: impl FnMut(&Scope<'_, '_>, i32) -> Result<Block>,
+        norm: impl Fn(&Scope<'_, '_>) -> Result<RmsNorm>,
+        mut layer: impl FnMut(&Scope<'_, '_>, i32) -> Result<Box<dyn Layer>>,
     ) -> Result<Self> {
         let model = weights.at("model");
         let embed_tokens = model.embedding("embed_tokens", sizes.vocab, sizes.hidden)?;
         let mut layers = Vec::new();
         for i in 0..sizes.n_layers {
-            layers.push(block(&model.at("layers").at(&i.to_string()), i)?);
+            layers.push(layer(&model.at("layers").at(&i.to_string()), i)?);
             weights.settle()?;
         }
-        let norm = model.norm("norm", sizes.hidden, sizes.norm_eps)?;
+        let norm = norm(&model)?;
         let lm_head = if weights.has_linear("lm_head", !sizes.tied) {
             weights.linear("lm_head", sizes.hidden, sizes.vocab, false)?.weight
         } else {
@@ -62,7 +126,7 @@ impl Decoder {
             embed_tokens.as_head()?
         };
         weights.settle()?;
-        Ok(Self { embed_tokens, layers, norm, lm_head })
+        Ok(Self { embed_tokens, layers, norm, lm_head, embedding_scale: None, logit_softcap: None })
     }
 }
 
@@ -83,22 +147,33 @@ pub struct DecoderSizes {
 
 impl Model for Decoder {
     fn new_state(&self) -> Vec<LayerState> {
-        self.layers.iter().map(|block| block.self_attn.new_state()).collect()
+        self.layers.iter().map(|layer| layer.mixer().new_state()).collect()
     }
 
     fn forward(&self, tokens: &Array, step: &Step, states: &mut [LayerState]) -> Result<Array> {
         let mut h = self.embed_tokens.forward(tokens)?; // [B, L, E]
-        for (block, state) in self.layers.iter().zip(states) {
-            h = block.forward(&h, step, state)?;
+        if let Some(factor) = self.embedding_scale {
+            h = h.scale(factor)?;
+        }
+        for (layer, state) in self.layers.iter().zip(states) {
+            h = layer.forward(&h, step, state)?;
         }
         Ok(h)
     }
 
     fn kv_bytes_per_token(&self, dtype_bytes: usize) -> u64 {
-        self.layers.iter().map(|block| block.self_attn.kv_bytes_per_token(dtype_bytes)).sum()
+        self.layers.iter().map(|layer| layer.mixer().sizes(dtype_bytes).bytes_per_token).sum()
+    }
+
+    fn fixed_state_bytes(&self, dtype_bytes: usize) -> u64 {
+        self.layers.iter().map(|layer| layer.mixer().sizes(dtype_bytes).fixed_bytes).sum()
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.lm_head.apply(&self.norm.forward(hidden)?)
+        let logits = self.lm_head.apply(&self.norm.forward(hidden)?)?;
+        Ok(match self.logit_softcap {
+            Some(cap) => logits.scale(1.0 / cap)?.tanh()?.scale(cap)?,
+            None => logits,
+        })
     }
 }

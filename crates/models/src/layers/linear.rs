@@ -1,13 +1,14 @@
 //! y = x Wᵀ + b, with W `[out, in]` in floats or quantized.
 
-use mlx::{Array, Dtype, Key, Quantized};
+use kernels::experts;
+use mlx::{Array, Dtype, Gathered, Key, Quantized};
 
 use crate::Result;
 
-/// A weight matrix `[out, in]`.
+/// A weight matrix `[out, in]`, or a stack of them.
 #[derive(Debug)]
 pub enum Matrix {
-    /// In floats, stored transposed as `[in, out]`.
+    /// In floats. Layers that multiply hold it transposed, `[in, out]`.
     Dense(Array),
     /// In one of MLX's quantized forms.
     Quantized(Quantized, Product),
@@ -32,18 +33,46 @@ impl Product {
         Ok(y.astype(x.dtype())?)
     }
 
-    /// Fused if the device's product of `weight` with 1 and with 16 rows (which are different
-    /// kernels) is that of the dequantized matrix, else expanded.
-    pub(crate) fn proven(weight: &Quantized, n_in: i32, dtype: Dtype) -> Result<Self> {
+    /// Fused if the device's product of `weight` `[.., out, in]` with 1 and with 16 rows (which are
+    /// different kernels) is that of the dequantized matrix, else expanded. Of a stack the first
+    /// few matrices are tried, chosen by index.
+    pub(crate) fn proven(weight: &Quantized, shape: &[i32], dtype: Dtype) -> Result<Self> {
+        let (n_in, n_stack) = (shape[shape.len() - 1], shape[..shape.len() - 2].iter().product());
         let x = Key::from_seed(0)?.uniform(&[16, n_in], Dtype::F32)?.offset(-0.5)?.astype(dtype)?;
-        for rows in [&x, &x.slice_axis(0, 0..1)?] {
-            let (fused, expanded) =
-                (Product::Fused.apply(rows, weight)?, Product::Expanded.apply(rows, weight)?);
+        let few = weight.first(3.min(n_stack))?;
+        for n_rows in [1, 16] {
+            let rows = x.slice_axis(0, 0..n_rows)?;
+            let (fused, expanded) = if shape.len() == 2 {
+                (Product::Fused.apply(&rows, weight)?, Product::Expanded.apply(&rows, weight)?)
+            } else {
+                let which = (0..n_rows).map(|i| i % 3.min(n_stack)).collect::<Vec<_>>();
+                let which = Array::from_slice(&which, &[n_rows])?.astype(Dtype::U32)?;
+                let rows = rows.expand_dims(&[1])?;
+                let by = |product: Product| product.apply_chosen(&rows, &few, &which, false);
+                (by(Product::Fused)?, by(Product::Expanded)?)
+            };
             if !agree(&fused, &expanded)? {
                 return Ok(Product::Expanded);
             }
         }
         Ok(Product::Fused)
+    }
+
+    /// x `[.., 1, in]` times the matrices that `which` names, in the dtype of x.
+    fn apply_chosen(
+        self,
+        x: &Array,
+        stack: &Quantized,
+        which: &Array,
+        sorted: bool,
+    ) -> Result<Array> {
+        let y = match self {
+            Product::Fused => {
+                x.gather_qmm(stack, Gathered { lhs: None, rhs: Some(which), sorted })?
+            }
+            Product::Expanded => experts::product(x, &stack.dequantize(x.dtype())?, which, sorted)?,
+        };
+        Ok(y.astype(x.dtype())?)
     }
 }
 
@@ -51,8 +80,9 @@ impl Product {
 fn agree(a: &Array, b: &Array) -> Result<bool> {
     let tolerance = if b.dtype() == Dtype::F32 { 1e-3 } else { 0.03 };
     let (a, b) = (a.astype(Dtype::F32)?, b.astype(Dtype::F32)?);
-    let distance = a.sub(&b)?.square()?.mean(&[0, 1])?.item::<f32>()?.sqrt();
-    let size = b.square()?.mean(&[0, 1])?.item::<f32>()?.sqrt();
+    let axes = (0..b.n_dims() as i32).collect::<Vec<_>>();
+    let distance = a.sub(&b)?.square()?.mean(&axes)?.item::<f32>()?.sqrt();
+    let size = b.square()?.mean(&axes)?.item::<f32>()?.sqrt();
     Ok(distance <= tolerance * size)
 }
 
@@ -63,6 +93,68 @@ impl Matrix {
             Matrix::Dense(transposed) => Ok(x.matmul(transposed)?.astype(x.dtype())?),
             Matrix::Quantized(weight, product) => product.apply(x, weight),
         }
+    }
+}
+
+/// Linear layers of one shape, chosen by index: experts.
+#[derive(Debug)]
+pub struct Stack {
+    /// The weights `[n, out, in]`.
+    pub weight: Matrix,
+    /// `[n, out]`.
+    pub bias: Option<Array>,
+}
+
+impl Stack {
+    /// Rows `x` `[.., 1, in]` through the layers `which` (u32, broadcast against the axes before)
+    /// → `[.., 1, out]`. `sorted` promises that the indices ascend, for speed.
+    pub fn forward(&self, x: &Array, which: &Array, sorted: bool) -> Result<Array> {
+        let y = match &self.weight {
+            Matrix::Dense(w) => experts::product(x, w, which, sorted)?,
+            Matrix::Quantized(w, product) => product.apply_chosen(x, w, which, sorted)?,
+        };
+        Ok(match &self.bias {
+            Some(bias) => y.add(&bias.take(which, 0)?.expand_dims(&[-2])?)?,
+            None => y,
+        })
+    }
+}
+
+/// A linear layer for each head.
+#[derive(Debug)]
+pub struct PerHead {
+    /// `[H, out, in]`.
+    weight: Matrix,
+}
+
+impl PerHead {
+    /// With the stored weights `[H, out, in]`.
+    pub fn new(weight: Matrix) -> Self {
+        Self { weight }
+    }
+
+    /// `[B, H or 1, L, in]` → `[B, H, L, out]`.
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        match &self.weight {
+            Matrix::Dense(w) => Ok(x.matmul(&w.swap_axes(-1, -2)?)?.astype(x.dtype())?),
+            Matrix::Quantized(w, Product::Expanded) => {
+                Ok(x.matmul(&w.dequantize(x.dtype())?.swap_axes(-1, -2)?)?)
+            }
+            Matrix::Quantized(w, Product::Fused) => {
+                let heads = [x.dim(0), w.weight.dim(0), x.dim(2), x.dim(3)];
+                let y = x.broadcast_to(&heads)?.quantized_matmul(w)?;
+                Ok(y.astype(x.dtype())?)
+            }
+        }
+    }
+
+    /// By the transposed matrices: `[B, H or 1, L, out]` → `[B, H, L, in]`.
+    pub fn transposed(&self, x: &Array) -> Result<Array> {
+        let w = match &self.weight {
+            Matrix::Dense(w) => w.clone(),
+            Matrix::Quantized(w, _) => w.dequantize(x.dtype())?,
+        };
+        Ok(x.matmul(&w)?.astype(x.dtype())?)
     }
 }
 
@@ -104,8 +196,19 @@ mod tests {
         {
             for dtype in [Dtype::F32, Dtype::Bf16] {
                 let weight = quantized(dtype, Quantization { mode, bits, group_size });
-                assert_eq!(Product::proven(&weight, 192, dtype).unwrap(), Product::Fused);
+                assert_eq!(Product::proven(&weight, &[40, 192], dtype).unwrap(), Product::Fused);
             }
+        }
+    }
+
+    #[test]
+    fn chosen_products_of_a_stack_agree_with_the_dequantized_stack() {
+        Device::open().unwrap();
+        let w = Key::from_seed(5).unwrap().normal(&[5, 24, 96], Dtype::F32).unwrap();
+        for (mode, bits, group_size) in [(QuantMode::Affine, 4, 32), (QuantMode::Nvfp4, 4, 16)] {
+            let weight = w.quantize(Quantization { mode, bits, group_size }).unwrap();
+            let found = Product::proven(&weight, &[5, 24, 96], Dtype::F32).unwrap();
+            assert_eq!(found, Product::Fused);
         }
     }
 

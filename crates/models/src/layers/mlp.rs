@@ -4,7 +4,7 @@ use mlx::Array;
 
 use crate::Result;
 use crate::checkpoint::Scope;
-use crate::layers::Linear;
+use crate::layers::{FeedForward, Linear};
 
 /// down( silu(gate x) ⊙ up x ).
 #[derive(Debug)]
@@ -28,9 +28,10 @@ impl SwiGlu {
             down_proj: weights.linear("down_proj", inner, hidden, bias)?,
         })
     }
+}
 
-    /// `[.., E]` → `[.., E]`.
-    pub fn forward(&self, x: &Array) -> Result<Array> {
+impl FeedForward for SwiGlu {
+    fn forward(&self, x: &Array) -> Result<Array> {
         let gate = self.gate_proj.forward(x)?.silu()?;
         self.down_proj.forward(&gate.mul(&self.up_proj.forward(x)?)?)
     }

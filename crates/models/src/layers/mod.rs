@@ -7,15 +7,21 @@
 mod attention;
 mod decoder;
 mod embedding;
+mod gated_delta;
+mod latent;
 mod linear;
 mod mlp;
+mod moe;
 mod norm;
 mod rope;
 
-pub use attention::{Attention, AttentionConfig};
-pub use decoder::{Block, Decoder, DecoderSizes};
+pub use attention::{Attention, AttentionConfig, QkNorm};
+pub use decoder::{Block, Decoder, DecoderSizes, FeedForward, Layer, Mixer, Sizes};
 pub use embedding::Embedding;
-pub use linear::{Linear, Matrix, Product};
+pub use gated_delta::{GatedDeltaConfig, GatedDeltaNet};
+pub use latent::{LatentAttention, LatentConfig};
+pub use linear::{Linear, Matrix, PerHead, Product, Stack};
 pub use mlp::SwiGlu;
+pub use moe::{Activation, Experts, ExpertsConfig, Moe, Router, SharedExpert};
 pub use norm::RmsNorm;
 pub use rope::{Rope, RopeConfig, RopeKind};

@@ -9,7 +9,7 @@ use std::f64::consts::PI;
 
 use mlx::Array;
 
-use crate::{Error, Result};
+use crate::{Error, Result, Step};
 
 /// What config.json says of the rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,9 +61,11 @@ pub enum RopeKind {
 #[derive(Debug)]
 pub struct Rope {
     rope: mlx::Rope,
-    /// What the logits of attention are multiplied by: the square of the factor on the rotated q
-    /// and k. Exact only where the whole head turns, which [`Rope::new`] checks.
+    /// What the logits of attention are multiplied by, where the whole head turns: the square of
+    /// the factor on the rotated q and k.
     pub logit_factor: f32,
+    /// The same for partly turned heads: `[D]`, on queries alone, 1 where nothing turns.
+    query_factors: Option<Array>,
 }
 
 impl Rope {
@@ -71,7 +73,7 @@ impl Rope {
     /// `traditional` turns pairs (2i, 2i + 1) instead of (i, i + n/2).
     ///
     /// # Errors
-    /// The config's lists do not fit the head, or a factor is combined with a partly rotated head.
+    /// The config's lists do not fit the head.
     pub fn new(config: &RopeConfig, head_dim: i32, tokens: i32, traditional: bool) -> Result<Self> {
         let dims = (f64::from(head_dim) * config.partial) as i32;
         if dims < 2 || dims % 2 != 0 {
@@ -79,10 +81,6 @@ impl Rope {
             return Err(Error::config("partial_rotary_factor", reason));
         }
         let (frequencies, magnitude) = frequencies(config, dims as usize, tokens)?;
-        if magnitude != 1.0 && dims != head_dim {
-            let reason = "an attention factor on a partly rotated head is not supported";
-            return Err(Error::config("partial_rotary_factor", reason));
-        }
         let freqs = match config.kind {
             RopeKind::Default => None,
             _ => {
@@ -91,12 +89,30 @@ impl Rope {
             }
         };
         let rope = mlx::Rope { dims, traditional, base: config.theta as f32, scale: 1.0, freqs };
-        Ok(Self { rope, logit_factor: (magnitude * magnitude) as f32 })
+        let squared = (magnitude * magnitude) as f32;
+        if dims == head_dim || magnitude == 1.0 {
+            return Ok(Self { rope, logit_factor: squared, query_factors: None });
+        }
+        let factors = (0..head_dim).map(|i| if i < dims { squared } else { 1.0 });
+        let factors = Array::from_slice(&factors.collect::<Vec<_>>(), &[head_dim])?;
+        Ok(Self { rope, logit_factor: 1.0, query_factors: Some(factors) })
     }
 
-    /// Turns `x` `[B, H, L, D]`, whose first token stands at `position`.
-    pub fn apply(&self, x: &Array, position: i32) -> Result<Array> {
-        Ok(x.rope(&self.rope, position)?)
+    /// Turns keys `x` `[B, H, L, D]` to where the step stands.
+    pub fn keys(&self, x: &Array, step: &Step) -> Result<Array> {
+        Ok(match step.row_positions() {
+            None => x.rope(&self.rope, step.position)?,
+            Some(positions) => x.rope_rows(&self.rope, positions)?,
+        })
+    }
+
+    /// Turns queries `x` `[B, H, L, D]` to where the step stands.
+    pub fn queries(&self, x: &Array, step: &Step) -> Result<Array> {
+        let turned = self.keys(x, step)?;
+        Ok(match &self.query_factors {
+            None => turned,
+            Some(factors) => turned.mul(&factors.astype(x.dtype())?)?,
+        })
     }
 }
 

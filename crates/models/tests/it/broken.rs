@@ -282,3 +282,117 @@ fn a_head_that_is_not_there_is_the_embedding_with_a_note() {
     let loaded = folder::load(dir.path(), &LoadOptions::default()).unwrap();
     check(&loaded.notes.join(" "), &["lm_head"]);
 }
+
+#[test]
+fn configs_of_experts_and_hybrids_that_lie_are_refused_by_the_name_of_the_field() {
+    let cases: &[(&str, &str, Value, &[&str])] = &[
+        ("qwen3_moe/default", "num_experts_per_tok", json!(4096), &["num_experts_per_tok", "4096"]),
+        ("qwen3_moe/default", "num_experts", json!(2), &["num_experts"]),
+        (
+            "qwen3_moe/fused",
+            "num_experts_per_tok",
+            json!(null),
+            &["num_experts_per_tok", "missing"],
+        ),
+        ("qwen3_moe/default", "moe_intermediate_size", json!(3), &["switch_mlp", "shape"]),
+        ("qwen3_moe/default", "mlp_only_layers", json!([-1]), &["mlp_only_layers", "integers"]),
+        ("qwen3_moe/default", "mlp_only_layers", json!([0]), &["missing", "layers.0.mlp."]),
+        ("qwen3_next/default", "linear_num_key_heads", json!(5), &["linear_num_key_heads", "5"]),
+        ("qwen3_next/default", "linear_value_head_dim", json!(7), &["in_proj_qkvz", "shape"]),
+        ("qwen3_next/default", "linear_conv_kernel_dim", json!(5), &["conv1d", "shape"]),
+        ("qwen3_5/default", "layer_types", json!(["spiral"]), &["layer_types"]),
+        ("qwen3_5/default", "linear_key_head_dim", json!(7), &["in_proj_qkv", "shape"]),
+        ("glm4_moe_lite/default", "n_group", json!(1000), &["n_group", "1000"]),
+        ("glm4_moe_lite/default", "kv_lora_rank", json!(9), &["kv_lora_rank or shape", "9"]),
+        ("glm4_moe_lite/default", "qk_rope_head_dim", json!(3), &["partial_rotary_factor", "3"]),
+        ("glm4_moe_lite/default", "topk_method", json!("greedy"), &["topk_method", "greedy"]),
+        ("glm4_moe_lite/default", "mlp_layer_types", json!(["wide"]), &["mlp_layer_types"]),
+        ("gpt_oss/default", "sliding_window", json!(0), &["sliding_window", "integer"]),
+        ("gpt_oss/default", "sliding_window", json!(-7), &["sliding_window"]),
+        ("gpt_oss/default", "num_local_experts", json!(3), &["num_local_experts or shape", "3"]),
+        ("gemma3_text/default", "sliding_window", json!("wide"), &["sliding_window"]),
+        ("gemma3_text/default", "query_pre_attn_scalar", json!(0), &["query_pre_attn_scalar"]),
+        ("gemma3_text/default", "attn_logit_softcapping", json!(30.0), &["attn_logit_softcapping"]),
+        (
+            "gemma3_text/default",
+            "final_logit_softcapping",
+            json!(-1.0),
+            &["softcapping", "above 0"],
+        ),
+        ("gemma3_text/default", "hidden_activation", json!("silu"), &["hidden_activation"]),
+    ];
+    for (case, key, value, words) in cases {
+        let said = said_after(case, |config, _| {
+            // Wherever the text model's keys are.
+            let inner = config.get("text_config").is_some();
+            let text = if inner { &mut config["text_config"] } else { config };
+            text[*key] = value.clone();
+        });
+        for word in *words {
+            let found = word.split(" or ").any(|word| said.contains(word));
+            assert!(found, "{case} with {key} = {value}: '{word}' is not in: {said}");
+        }
+    }
+}
+
+#[test]
+fn an_expert_that_is_missing_or_misshapen_among_others_is_named() {
+    let is_of = |name: &str, expert: usize| name.contains(&format!(".experts.{expert}.gate_proj."));
+    let said = said_after("qwen3_moe/default", |_, tensors| {
+        let name = tensors.keys().find(|name| is_of(name, 1)).unwrap().clone();
+        tensors.remove(&name);
+    });
+    check(&said, &["switch_mlp.gate_proj", "expert 1 is missing", "experts.2.gate_proj"]);
+    let said = said_after("qwen3_moe/default", |_, tensors| {
+        let name = tensors.keys().find(|name| is_of(name, 2)).unwrap().clone();
+        tensors.insert(name, Array::zeros(&[3, 4], Dtype::F32).unwrap());
+    });
+    check(&said, &["experts.2.gate_proj.weight", "[3, 4]", "expert 0"]);
+    // The last one is no hole: there are fewer experts than the config says.
+    let said = said_after("qwen3_moe/default", |_, tensors| {
+        let last = tensors.keys().filter_map(|name| expert_number(name)).max().unwrap();
+        tensors.retain(|name, _| expert_number(name) != Some(last));
+    });
+    check(&said, &["switch_mlp", "shape", "the config implies"]);
+}
+
+fn expert_number(name: &str) -> Option<usize> {
+    name.split_once(".experts.")?.1.split('.').next()?.parse().ok()
+}
+
+#[test]
+fn eight_bit_floats_need_scales_that_fit() {
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let widened = |rows: i32, cols: i32, scale_dtype: Dtype| {
+        said_after("llama/default", |config, tensors| {
+            config["quantization_config"] = json!({"quant_method": "fp8"});
+            let scales = Array::full(&[rows, cols], 1.0, scale_dtype).unwrap();
+            tensors.insert(format!("{name}_scale_inv"), scales);
+        })
+    };
+    check(&widened(1, 1, Dtype::F32), &[name, "F8_E4M3", "F32"]);
+    let said = said_after("llama/default", |_, tensors| {
+        tensors.remove(name);
+        tensors.insert(format!("{name}_scale_inv"), Array::full(&[1, 1], 1.0, Dtype::F32).unwrap());
+    });
+    check(&said, &["weight_scale_inv", name, "missing"]);
+}
+
+#[test]
+fn eight_bit_scales_that_are_no_numbers_are_refused() {
+    mlx::Device::open().unwrap();
+    for (case, code) in
+        [("llama_mxfp4_tied_f16", 255.0), ("llama_mxfp8", 255.0), ("qwen3_nvfp4", 127.0)]
+    {
+        let source = goldens().join("quantized").join(case);
+        let mut file = mlx::load_safetensors(&source.join("model.safetensors")).unwrap();
+        let name = "model.layers.1.mlp.up_proj.scales";
+        let nan = Array::full(&[1, 1], code, Dtype::U8).unwrap();
+        let spoiled = file.tensors[name].slice_update(&nan, &[5, 1], &[6, 2]).unwrap();
+        file.tensors.insert(name.into(), spoiled);
+        let dir = tempfile::tempdir().unwrap();
+        mlx::save_safetensors(&dir.path().join("model.safetensors"), &file).unwrap();
+        std::fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+        check(&error_of(dir.path()), &[name, "not finite"]);
+    }
+}

@@ -33,33 +33,66 @@ fn unit(stream: u64, i: u64) -> f32 {
     (f64::from((z >> 40) as u32) * f64::exp2(-23.0) - 1.0) as f32
 }
 
-/// The values of one golden tensor.
-fn values(name: &str, shape: &[i32], seed: u64) -> Vec<f32> {
-    let stream = fnv1a64(name) ^ seed;
-    let n: i32 = shape.iter().product();
-    let units = (0..n as u64).map(|i| unit(stream, i));
-    let last = f64::from(*shape.last().unwrap());
-    if shape.len() == 1 {
-        let middle = if name.ends_with("norm.weight") { 1.0 } else { 0.0 };
-        return units.map(|u| middle + 0.25 * u).collect();
+/// What decides the weights of a case beside names and shapes.
+#[derive(Default)]
+struct Recipe {
+    seed: u64,
+    /// What norm weights lie around: 1, or 0 where the model adds 1.
+    norm_centre: f32,
+    /// Ends of names, and the power of two that such tensors are multiplied by.
+    scales: Vec<(String, i32)>,
+}
+
+impl Recipe {
+    fn of(case: &Path) -> Self {
+        let facts = json(&case.join("case.json"));
+        let seed = facts["seed"].as_str().unwrap().trim_start_matches("0x");
+        let scales = facts["scales"].as_object().into_iter().flatten();
+        Self {
+            seed: u64::from_str_radix(seed, 16).unwrap(),
+            norm_centre: facts["norm_centre"].as_f64().unwrap_or(1.0) as f32,
+            scales: scales.map(|(end, e)| (end.clone(), e.as_i64().unwrap() as i32)).collect(),
+        }
     }
-    if name.ends_with("embed_tokens.weight") {
-        return units.collect();
+
+    /// The values of one golden tensor.
+    fn values(&self, name: &str, shape: &[i32]) -> Vec<f32> {
+        let stream = fnv1a64(name) ^ self.seed;
+        let n: i32 = shape.iter().product();
+        let (centre, width) = self.centre_and_width(name, shape);
+        let ends = self.scales.iter().filter(|(end, _)| name.ends_with(end.as_str()));
+        let scale = f32::exp2(ends.map(|(_, e)| *e as f32).sum());
+        (0..n as u64).map(|i| (centre + width * unit(stream, i)) * scale).collect()
     }
-    let mut k = 0;
-    while last >= 3.0 * 4f64.powi(1 - k) {
-        k -= 1;
+
+    /// Values lie in [centre − width, centre + width).
+    fn centre_and_width(&self, name: &str, shape: &[i32]) -> (f32, f32) {
+        if shape.len() == 1 && name.ends_with("norm.weight") {
+            let is_gated = name.ends_with("linear_attn.norm.weight");
+            return (if is_gated { 1.0 } else { self.norm_centre }, 0.25);
+        }
+        let width = match name {
+            _ if name.ends_with("A_log") => return (-2.0, 2.0),
+            _ if name.ends_with("sinks") => 2.0,
+            _ if name.ends_with("embed_tokens.weight") || name.ends_with("dt_bias") => 1.0,
+            _ if shape.len() == 1 || name.ends_with("bias") => 0.25,
+            _ => {
+                let n_in = f64::from(*shape.last().unwrap());
+                let fits = |k: &i32| n_in < 3.0 * 4f64.powi(1 + k);
+                f32::exp2(-(0..).find(fits).unwrap() as f32)
+            }
+        };
+        (0.0, width)
     }
-    units.map(|u| u * f32::exp2(k as f32)).collect()
 }
 
 #[test]
 fn the_generator_gives_the_documented_values() {
     assert_eq!(fnv1a64(""), 0xcbf2_9ce4_8422_2325);
     assert_eq!(fnv1a64("a"), 0xaf63_dc4c_8601_ec8c);
-    let seed = fnv1a64("qwen3/default");
+    let recipe = Recipe { seed: fnv1a64("qwen3/default"), norm_centre: 1.0, ..Recipe::default() };
     let check = |name: &str, shape: &[i32], i: usize, bits: u32| {
-        assert_eq!(values(name, shape, seed)[i].to_bits(), bits, "{name} {i}");
+        assert_eq!(recipe.values(name, shape)[i].to_bits(), bits, "{name} {i}");
     };
     check("model.embed_tokens.weight", &[79, 54], 0, 0x3f21_6eb6);
     check("model.embed_tokens.weight", &[79, 54], 4265, 0x3ea5_ae04);
@@ -69,10 +102,29 @@ fn the_generator_gives_the_documented_values() {
     check("model.layers.1.self_attn.k_proj.bias", &[28], 0, 0x3e69_9ea4);
 }
 
+#[test]
+fn tensors_of_experts_and_gated_delta_layers_have_the_documented_values() {
+    let mut recipe = Recipe { seed: fnv1a64("qwen3_5/default"), ..Recipe::default() };
+    let check = |recipe: &Recipe, name: &str, shape: &[i32], bits: u32| {
+        let name = format!("model.layers.{name}");
+        let last = *recipe.values(&name, shape).last().unwrap();
+        assert_eq!(last.to_bits(), bits, "{name}");
+    };
+    check(&recipe, "0.linear_attn.A_log", &[6], 0xbee6_7b98);
+    check(&recipe, "0.linear_attn.dt_bias", &[6], 0xbe34_4478);
+    check(&recipe, "0.linear_attn.conv1d.weight", &[108, 1, 4], 0xbf4f_a766);
+    check(&recipe, "0.linear_attn.norm.weight", &[10], 0x3f94_a5d0);
+    check(&recipe, "1.self_attn.q_norm.weight", &[24], 0x3db8_adc8);
+    check(&recipe, "0.mlp.experts.down_proj", &[5, 56, 22], 0xbeb9_1a22);
+    check(&recipe, "0.mlp.experts.gate_up_proj_bias", &[5, 44], 0xbe7f_abee);
+    check(&recipe, "0.self_attn.sinks", &[4], 0x3ee9_21b0);
+    recipe.scales = vec![("conv1d.weight".to_owned(), -9)];
+    check(&recipe, "0.linear_attn.conv1d.weight", &[108, 1, 4], 0xbacf_a766);
+}
+
 /// The tensors of a golden case.
 pub fn tensors(case: &Path) -> BTreeMap<String, Array> {
-    let seed = json(&case.join("case.json"))["seed"].as_str().unwrap().to_owned();
-    let seed = u64::from_str_radix(seed.trim_start_matches("0x"), 16).unwrap();
+    let recipe = Recipe::of(case);
     let shapes = json(&case.join("tensors.json"));
     let make = |(name, shape): (&String, &Value)| {
         let shape = shape
@@ -81,7 +133,7 @@ pub fn tensors(case: &Path) -> BTreeMap<String, Array> {
             .iter()
             .map(|n| n.as_i64().unwrap() as i32)
             .collect::<Vec<_>>();
-        let array = Array::from_slice(&values(name, &shape, seed), &shape).unwrap();
+        let array = Array::from_slice(&recipe.values(name, &shape), &shape).unwrap();
         (name.clone(), array)
     };
     shapes.as_object().unwrap().iter().map(make).collect()

@@ -1,11 +1,16 @@
-//! Every float golden: logits from transformers in f32, whole and in chunks.
+//! Every float golden: logits from transformers in f32, whole, in chunks, and as one of two rows of
+//! different length.
 
-use models::LoadOptions;
+use std::path::Path;
+
+use mlx::{Array, Dtype};
+use models::{LoadOptions, Loaded, Step};
+use serde_json::Value;
 
 use crate::folder::{self, case_tokens, difference, expected, folder_of, json, logits};
 
-const TOLERANCE: f64 = 1e-4;
-const TOLERANCE_KL: f64 = 1e-6;
+pub const TOLERANCE: f64 = 1e-4;
+pub const TOLERANCE_KL: f64 = 1e-6;
 
 fn check(family: &str) {
     for (i, case) in folder::cases(family).iter().enumerate() {
@@ -27,6 +32,48 @@ fn check(family: &str) {
                 case.display()
             );
         }
+        if facts.get("tokens_b").is_some() {
+            check_two_rows(&loaded, case, &facts, &wanted);
+        }
+    }
+}
+
+/// Both prompts of a case in one batch: most of each at once, then token by token, the last ones of
+/// the longer row alone.
+fn check_two_rows(loaded: &Loaded, case: &Path, facts: &Value, wanted_a: &[f32]) {
+    let row = |key: &str| case_tokens(&serde_json::json!({ "tokens": facts[key] }));
+    let (a, b) = (row("tokens"), row("tokens_b"));
+    let mut states = loaded.model.new_state();
+    let mut at = [0, 0];
+    let mut found = [Vec::new(), Vec::new()];
+    let first = [[a.len() - 6, b.len() - 4], [1, 1], [2, 3]];
+    let rest = (0..3).map(|_| [1, 0]);
+    for lengths in first.into_iter().chain(rest) {
+        let n = lengths[0].max(lengths[1]);
+        let part = |tokens: &[i32], at: usize, len: usize| {
+            (0..n).map(|i| if i < len { tokens[at + i] } else { 0 }).collect::<Vec<_>>()
+        };
+        let ids = [part(&a, at[0], lengths[0]), part(&b, at[1], lengths[1])].concat();
+        let ids = Array::from_slice(&ids, &[2, n as i32]).unwrap();
+        let step = Step::ragged(&at.map(|n| n as i32), &lengths.map(|n| n as i32)).unwrap();
+        let hidden = loaded.model.forward(&ids, &step, &mut states).unwrap();
+        let logits = loaded.model.logits(&hidden).unwrap().astype(Dtype::F32).unwrap();
+        for i in 0..2 {
+            let own = logits.slice_axis(0, i as i32..i as i32 + 1).unwrap();
+            let own = own.slice_axis(1, 0..lengths[i] as i32).unwrap();
+            found[i].extend(own.to_f32_vec().unwrap());
+            at[i] += lengths[i];
+        }
+    }
+    let wanted_b = expected(case, "expected_b.f32");
+    for (name, found, wanted) in [("first", &found[0], wanted_a), ("second", &found[1], &wanted_b)]
+    {
+        let (relative, kl) = difference(found, wanted, loaded.info.vocab_size as usize);
+        assert!(
+            relative <= TOLERANCE && kl <= TOLERANCE_KL,
+            "{}, {name} of two rows: relative {relative:.2e}, KL {kl:.2e}",
+            case.display()
+        );
     }
 }
 
@@ -48,4 +95,39 @@ fn qwen2_agrees_with_transformers() {
 #[test]
 fn qwen3_agrees_with_transformers() {
     check("qwen3");
+}
+
+#[test]
+fn qwen3_moe_agrees_with_transformers() {
+    check("qwen3_moe");
+}
+
+#[test]
+fn qwen3_next_agrees_with_transformers() {
+    check("qwen3_next");
+}
+
+#[test]
+fn qwen3_5_agrees_with_transformers() {
+    check("qwen3_5");
+}
+
+#[test]
+fn qwen3_5_moe_agrees_with_transformers() {
+    check("qwen3_5_moe");
+}
+
+#[test]
+fn glm4_moe_lite_agrees_with_transformers() {
+    check("glm4_moe_lite");
+}
+
+#[test]
+fn gpt_oss_agrees_with_transformers() {
+    check("gpt_oss");
+}
+
+#[test]
+fn gemma3_text_agrees_with_transformers() {
+    check("gemma3_text");
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod broken;
+mod documentation;
 mod folder;
 mod goldens;
 mod quantized;

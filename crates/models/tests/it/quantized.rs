@@ -49,8 +49,11 @@ fn in_their_own_dtype_quantized_folders_stay_near_the_reference() {
         let found = logits(&loaded, &tokens, tokens.len());
         let wanted = expected(&case, "expected.f32");
         let (relative, _) = difference(&found, &wanted, loaded.info.vocab_size as usize);
-        // mlx-lm itself is 0.5 % (f16) to 4 % (bf16) off on these folders.
-        if relative.is_nan() || relative > 0.08 {
+        // mlx-lm itself is 0.5 % to 1 % (f16) and 1 % to 7 % (bf16) off on these folders.
+        let agrees = facts["mlx_lm_f32_difference"].as_f64().unwrap() < 1e-4;
+        let own = facts["mlx_lm_native_difference"].as_f64().unwrap();
+        let allowed = if agrees { (2.0 * own).max(0.08) } else { 0.08 };
+        if relative.is_nan() || relative > allowed {
             wrong.push(format!("{}: {relative:.2e}", case.display()));
         }
     }

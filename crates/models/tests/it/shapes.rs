@@ -50,12 +50,28 @@ fn random_logits_are_finite_and_differ() {
 }
 
 #[test]
-fn unknown_shapes_and_families_not_yet_built_say_what_is_known() {
+fn unknown_shapes_say_what_is_known() {
     let said = load("qwen9-1t", ShapeQuantization::Bf16, 1).unwrap_err().to_string();
     assert!(said.contains("qwen9-1t") && said.contains("qwen3-8b"), "{said}");
     let said = load("qwen3-0.6b", ShapeQuantization::Bf16, 29).unwrap_err().to_string();
     assert!(said.contains("only 28 layers"), "{said}");
-    let said = load("gpt-oss-20b", ShapeQuantization::Bf16, 1).unwrap_err().to_string();
-    assert!(said.contains("gpt_oss") && said.contains("qwen3-8b"), "{said}");
     assert!("5bit".parse::<ShapeQuantization>().unwrap_err().to_string().contains("mxfp4"));
+}
+
+#[test]
+fn a_step_reads_the_experts_that_its_rows_use() {
+    let case = crate::folder::goldens().join("qwen3_moe/default");
+    let dir = crate::folder::folder_of(&case, 1);
+    let info = crate::folder::load(dir.path(), &LoadOptions::default()).unwrap().info;
+    let config = crate::folder::json(&case.join("config.json"));
+    let number = |key: &str| config[key].as_f64().unwrap();
+    let n_experts = config.get("num_experts").or(config.get("num_local_experts")).unwrap();
+    let share = number("num_experts_per_tok") / n_experts.as_f64().unwrap();
+    let close = |a: f64, b: f64| assert!((a - b).abs() <= 1e-6 * b, "{a} {b}");
+    let experts = info.expert_bytes as f64;
+    close(info.weight_bytes_per_step(1), info.weight_bytes_per_token as f64);
+    let two = info.weight_bytes_per_token as f64 + experts * share * (1.0 - share);
+    close(info.weight_bytes_per_step(2), two);
+    let embedding = 4.0 * number("vocab_size") * number("hidden_size");
+    close(info.weight_bytes_per_step(10_000), info.weight_bytes as f64 - embedding);
 }

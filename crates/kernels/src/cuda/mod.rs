@@ -1,0 +1,105 @@
+//! What the CUDA forms share: sources made ready, and kernels kept.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use mlx::{Array, CudaKernel, CudaSource, Device, Launch, Result};
+
+thread_local! {
+    /// Kernels by name. They belong to the thread that owns the device.
+    static KERNELS: RefCell<HashMap<String, Rc<CudaKernel>>> = RefCell::new(HashMap::new());
+}
+
+/// A kernel: a function of one of the `.cu` files, called with some of its pointers null.
+pub(crate) struct Kernel<'a> {
+    /// Unlike that of every other kernel with other fields.
+    pub(crate) name: String,
+    /// The file that defines the function.
+    pub(crate) source: &'a str,
+    /// Names and arrays; absent ones are left out.
+    pub(crate) inputs: Vec<(&'a str, Option<&'a Array>)>,
+    /// Names of the outputs.
+    pub(crate) outputs: Vec<&'a str>,
+    /// The call. It says `NULL` where an absent input would stand.
+    pub(crate) call: String,
+    /// Dynamic shared memory.
+    pub(crate) shared_bytes: i32,
+}
+
+impl Kernel<'_> {
+    /// Adds a launch to the graph.
+    pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<Vec<Array>> {
+        let inputs = self.inputs.iter().filter_map(|(_, array)| *array).collect::<Vec<_>>();
+        self.compiled()?.launch(&inputs, launch)
+    }
+
+    fn compiled(&self) -> Result<Rc<CudaKernel>> {
+        if let Some(kernel) = KERNELS.with_borrow(|kernels| kernels.get(&self.name).cloned()) {
+            return Ok(kernel);
+        }
+        let present = self.inputs.iter().filter(|(_, array)| array.is_some());
+        let names = present.map(|(name, _)| *name).collect::<Vec<_>>();
+        let kernel = Rc::new(CudaKernel::new(&CudaSource {
+            name: &self.name,
+            inputs: &names,
+            outputs: &self.outputs,
+            body: &self.call,
+            header: &bare(&[include_str!("vectors.cuh"), self.source]),
+            row_contiguous: true,
+            shared_bytes: self.shared_bytes,
+        })?);
+        KERNELS.with_borrow_mut(|kernels| kernels.insert(self.name.clone(), kernel.clone()));
+        Ok(kernel)
+    }
+}
+
+/// The sources without comments and indentation: MLX copies and hashes the text at every launch.
+fn bare(parts: &[&str]) -> String {
+    let lines = parts.iter().flat_map(|part| part.lines());
+    let code = lines.map(|line| line.split("//").next().unwrap_or_default().trim());
+    code.filter(|line| !line.is_empty()).fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// Shared memory that one block may have on the present device, bytes; 0 where tensor cores know no
+/// tf32.
+pub(crate) fn shared_limit_bytes() -> i32 {
+    thread_local!(static LIMIT: i32 = limit_of(compute_capability()));
+    LIMIT.with(|limit| *limit)
+}
+
+/// By CUDA's table of compute capabilities.
+fn limit_of(capability: (u32, u32)) -> i32 {
+    1024 * match capability {
+        (8, 0 | 7) => 163,
+        (8, _) | (12, _) => 99,
+        (9..=11, _) => 227,
+        _ => 0,
+    }
+}
+
+fn compute_capability() -> (u32, u32) {
+    let facts = Device::current_facts().unwrap_or_default();
+    let number = |key: &str| facts.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
+    (number("compute_capability_major"), number("compute_capability_minor"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_lose_comments_and_keep_code() {
+        let text = "// What it is.\n#pragma unroll\n  for (;;) {  // forever\n\n  }\n";
+        assert_eq!(bare(&[text, "int x;"]), "#pragma unroll\nfor (;;) {\n}\nint x;\n");
+    }
+
+    #[test]
+    fn shared_memory_is_known_by_capability() {
+        for (capability, kib) in
+            [((7, 5), 0), ((8, 0), 163), ((8, 6), 99), ((9, 0), 227), ((10, 0), 227), ((12, 0), 99)]
+        {
+            assert_eq!(limit_of(capability), kib * 1024, "{capability:?}");
+        }
+    }
+}

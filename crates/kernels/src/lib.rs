@@ -1,0 +1,17 @@
+//! Fused operations that MLX lacks or has in a slow form, one folder each.
+//!
+//! Every operation has a slow twin made of MLX's own operations, which runs on every backend and is
+//! what the operation means, and fast forms: CUDA sources compiled at run time, and Rust code for
+//! the CPU. Which form runs is decided by the backend and the shapes, never by the caller. A parity
+//! test holds every form against its twin. Nothing here knows a model.
+
+pub mod causal_conv;
+mod cpu;
+mod cuda;
+pub mod experts;
+pub mod gated_delta;
+mod input;
+pub mod router;
+
+pub use causal_conv::{CausalConv, Convolved};
+pub use gated_delta::{GatedDelta, Updated};
