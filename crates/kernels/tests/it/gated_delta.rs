@@ -372,8 +372,23 @@ fn inputs_need_not_lie_compactly() {
             beta: wide(&inputs.beta),
             state: wide(&inputs.state),
         };
+        // The same values from an odd element of a longer array on.
+        let shift = |x: &Array| {
+            let flat = x.reshape(&[-1]).unwrap();
+            let long = mlx::concatenate(&[&flat.slice_axis(0, 0..1).unwrap(), &flat], 0).unwrap();
+            long.slice_axis(0, 1..long.dim(0)).unwrap().reshape(x.shape()).unwrap()
+        };
+        let shifted = Inputs {
+            q: shift(&inputs.q),
+            k: shift(&inputs.k),
+            v: shift(&inputs.v),
+            log_decay: shift(&inputs.log_decay),
+            beta: shift(&inputs.beta),
+            state: shift(&inputs.state),
+        };
         for (name, form) in forms() {
             same(name, &form(&views.rule(), &[2]).unwrap(), &wanted, bound(dtype));
+            same(name, &form(&shifted.rule(), &[2]).unwrap(), &wanted, bound(dtype));
         }
     }
 }
