@@ -482,8 +482,8 @@ __device__ void delta_scan(
 #pragma unroll
       for (int i = 0; i < 4; ++i) values[j][i] = 0;
     }
-#pragma unroll 2
-    for (int i = 0; i < m + 16; i += 8) {
+#pragma unroll 4
+    for (int i = 0; i < C; i += 8) {  // also the zeros above the diagonal: no warp is sooner done
       auto a = P::a_rows(ts, LC, m, i, g, t);
 #pragma unroll
       for (int j = 0; j < NT; ++j) {
@@ -524,8 +524,8 @@ __device__ void delta_scan(
     weigh(C);
     __syncthreads();
 
-#pragma unroll 2
-    for (int i = 0; i < m + 16; i += 8) {
+#pragma unroll 4
+    for (int i = 0; i < C; i += 8) {  // also the zeros above the diagonal: no warp is sooner done
       auto a = P::a_rows(ps, LC, m, i, g, t);
 #pragma unroll
       for (int j = 0; j < NT; ++j) {

@@ -6,7 +6,7 @@ use super::{GatedDelta, Sizes, Updated};
 use crate::cuda::{Kernel, shared_limit_bytes};
 
 /// More steps than this go in chunks.
-const FEW: i32 = 32;
+const FEW: i32 = 64;
 /// Steps of a chunk.
 const CHUNK: i32 = 64;
 /// Threads of a block of the chunked kernels.
@@ -101,15 +101,17 @@ fn steps(g: &GatedDelta<'_>, s: &Sizes, capture: Option<&Array>) -> Result<Updat
         outputs,
         call: &|| {
             format!(
-                "__shared__ offshoot::Tile<DK> tile;\n\
-             offshoot::delta_steps<DK, T>(tile, q, k, v, log_decay, beta, {}, {targets}, {SIZES});",
+                "__shared__ offshoot::Tile<DK, STEPS> tile;\n\
+             offshoot::delta_steps<DK, STEPS, T>(tile, q, k, v, log_decay, beta, {}, \
+                 {targets}, {SIZES});",
                 optional.arguments()
             )
         },
         shared_bytes: 0,
     };
+    let at_once = if s.steps == 1 { 1 } else { 16 };
     let grid = [(s.v_dim + 15) / 16 * 128, s.v_heads, s.rows];
-    update(&kernel, g, s, capture, grid, [128, 1, 1], &[("DK", s.k_dim)])
+    update(&kernel, g, s, capture, grid, [128, 1, 1], &[("DK", s.k_dim), ("STEPS", at_once)])
 }
 
 fn chunks(g: &GatedDelta<'_>, s: &Sizes, capture: Option<&Array>) -> Result<Updated> {

@@ -1,12 +1,12 @@
 // The gated delta rule step by step, with the state in registers: for decoding and short pieces.
 //
 // A block owns 16 value rows of one head of one sequence; 8 lanes share a row, each with DK/8 of
-// its keys. Rows do not depend on each other, so blocks never meet. Keys, queries and values of 16
-// steps at a time come through shared memory: one wait for memory, then 16 steps without one.
+// its keys. Rows do not depend on each other, so blocks never meet. Keys, queries and values of
+// STEPS steps at a time come through shared memory: one wait for memory, then STEPS steps without.
 
 namespace offshoot {
 
-constexpr int ROWS = 16, LANES = 8, STEPS = 16;
+constexpr int ROWS = 16, LANES = 8;
 
 // The elements that one lane owns of a row of N numbers, as runs of W: lane l owns runs l, l + 8, …
 template <int N>
@@ -26,6 +26,16 @@ struct Share {
     } else {  // a view can begin anywhere
 #pragma unroll
       for (int i = 0; i < RUNS * W; ++i) at[i] = row[(i / W * LANES + lane) * W + i % W];
+    }
+  }
+
+  // From a row in shared memory, which is aligned.
+  __device__ void load_shared(const float* row, int lane) {
+#pragma unroll
+    for (int i = 0; i < RUNS; ++i) {
+      Run<float, W> run = reinterpret_cast<const Run<float, W>*>(row)[i * LANES + lane];
+#pragma unroll
+      for (int j = 0; j < W; ++j) at[i * W + j] = run.at[j];
     }
   }
 
@@ -54,7 +64,7 @@ struct Share {
   }
 };
 
-template <int DK>
+template <int DK, int STEPS>
 struct Tile {
   alignas(16) float k[STEPS][DK], q[STEPS][DK];
   float v[STEPS][ROWS], decay[STEPS], beta[STEPS];
@@ -62,11 +72,12 @@ struct Tile {
 
 // q, k [B, T, Hk, DK]; v, out [B, T, Hv, Dv]; log_decay, beta [B, T, Hv]; state, last [B, Hv, Dv,
 // DK]; captured [n_captures, B, Hv, Dv, DK]. state, lengths and capture may be null.
-template <int DK, typename T>
+template <int DK, int STEPS, typename T>
 __device__ void delta_steps(
-    Tile<DK>& tile, const T* q, const T* k, const T* v, const float* log_decay, const float* beta,
-    const float* state, const int* lengths, const int* capture, int n_captures, T* out,
-    float* last, float* captured, int n_rows, int n_steps, int k_heads, int v_heads, int v_dim) {
+    Tile<DK, STEPS>& tile, const T* q, const T* k, const T* v, const float* log_decay,
+    const float* beta, const float* state, const int* lengths, const int* capture, int n_captures,
+    T* out, float* last, float* captured, int n_rows, int n_steps, int k_heads, int v_heads,
+    int v_dim) {
   const int tid = threadIdx.x, lane = tid % LANES, in_block = tid / LANES;
   const int value = blockIdx.x * ROWS + in_block, head = blockIdx.y, row = blockIdx.z;
   const bool mine = value < v_dim;  // all lanes take part in the sums
@@ -109,8 +120,8 @@ __device__ void delta_steps(
     }
     __syncthreads();
     for (int i = 0; i < count; ++i) {
-      key.load(tile.k[i], lane);
-      query.load(tile.q[i], lane);
+      key.load_shared(tile.k[i], lane);
+      query.load_shared(tile.q[i], lane);
       const float decay = tile.decay[i];
       const float delta = (tile.v[i][in_block] - decay * s.dot(key)) * tile.beta[i];
 #pragma unroll

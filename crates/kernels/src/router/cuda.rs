@@ -30,8 +30,8 @@ pub(super) fn run(logits: &Array, k: i32, rule: Rule<'_>) -> Result<Routed> {
         outputs: vec!["indices", "weights"],
         call: &|| {
             format!(
-                "offshoot::route<RULE, E, K, NORMALISE, N_GROUP, TOPK_GROUP, WARPS, T>(logits, {name}, \
-             indices, weights, logits_shape[0], {scale:?}f);"
+                "offshoot::route<RULE, E, K, NORMALISE, N_GROUP, TOPK_GROUP, WARPS, T>(logits, \
+                 {name}, indices, weights, logits_shape[0], {scale:?}f);"
             )
         },
         shared_bytes: 0,
