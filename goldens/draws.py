@@ -279,7 +279,9 @@ def rewrite(folder, tensors, n_shards):
     for name, shard in zip(names, shards):
         save_file(shard, folder / name, metadata={"format": "pt"})
     where = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(dict(weight_map=where)))
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    (folder / "model.safetensors.index.json").write_text(json.dumps(
+        dict(metadata=dict(total_size=size), weight_map=where)))
 
 
 def fuse(tensors):

@@ -133,16 +133,17 @@ def logits(model, tokens):
 
 
 class Margins:
-    """While active, notes how close the choices of a model's routers are: the smallest gap between
-    the last expert (or group) chosen and the first one not, as a share of the scores' spread."""
+    """While active, notes how close the choices of a model's routers are: for each position the
+    smallest gap between the last expert (or group) chosen and the first one not, as a share of the
+    scores' spread."""
 
     def __init__(self, model):
-        self.model, self.smallest = model, float("inf")
+        self.routers = [m for m in model.modules()
+                        if type(m).__name__.lower().endswith("topkrouter")]
+        self.gaps = []
 
     def __enter__(self):
-        routers = [m for m in self.model.modules()
-                   if type(m).__name__.lower().endswith("topkrouter")]
-        self.hooks = [m.register_forward_hook(self.note) for m in routers]
+        self.hooks = [m.register_forward_hook(self.note) for m in self.routers]
         return self
 
     def __exit__(self, *_):
@@ -156,31 +157,40 @@ class Margins:
             if router.num_group > 1:
                 groups = scores.view(len(scores), router.num_group, -1)
                 best = groups.topk(2, -1).values.sum(-1)
-                self.gap(best, router.topk_group)
+                self.note_gap(best, router.topk_group)
                 chosen = best.topk(router.topk_group, -1).indices
                 scores = groups.gather(1, chosen[..., None].expand(-1, -1, groups.shape[-1]))
                 scores = scores.flatten(1)
-        self.gap(scores, router.top_k)
+        self.note_gap(scores, router.top_k)
 
-    def gap(self, scores, k):
+    def note_gap(self, scores, k):
         ranked = scores.sort(-1, descending=True).values
         spread = ranked[:, 0] - ranked[:, -1]
         if k < ranked.shape[1]:
-            gaps = (ranked[:, k - 1] - ranked[:, k]) / spread
-            self.smallest = min(self.smallest, gaps.min().item())
+            self.gaps.append((ranked[:, k - 1] - ranked[:, k]) / spread)
+
+    def by_position(self):
+        """[tokens], or none if nothing was chosen."""
+        return torch.stack(self.gaps).amin(0) if self.gaps else None
+
+    def smallest(self):
+        return self.by_position().min().item() if self.gaps else float("inf")
 
 
 def tokens_apart(model, seed, n, vocab, margin):
     """`n` token ids by the generator, leaving out each at which, after those before it, a router
     would choose more closely than `margin`."""
-    tokens = []
-    for token in generator.tokens(seed, 100 * n, vocab):
+    tokens, rest = [], generator.tokens(seed, 100 * n, vocab)
+    while len(rest) >= n:
+        n_new = n - len(tokens)
         with Margins(model) as margins:
-            logits(model, tokens + [token])
-        if margins.smallest > margin:
-            tokens.append(token)
-        if len(tokens) == n:
-            return tokens
+            logits(model, tokens + rest[:n_new])
+        gaps = margins.by_position()
+        close = [] if gaps is None else (gaps <= margin).nonzero().flatten().tolist()
+        if not close:
+            return tokens + rest[:n_new]
+        n_kept = close[0] - len(tokens)
+        tokens, rest = tokens + rest[:n_kept], rest[n_kept + 1:]
     raise AssertionError("nearly every token makes a router choose closely")
 
 
@@ -248,8 +258,9 @@ def seeded(case, config, shapes):
         with Margins(model) as margins:
             for row in rows.values():
                 logits(model, row)
-        if margins.smallest > ROUTER_MARGIN:
-            return seed, weights, model, rows, margins.smallest
+                margins.gaps = [torch.cat(margins.gaps)] if margins.gaps else []
+        if margins.smallest() > ROUTER_MARGIN:
+            return seed, weights, model, rows, margins.smallest()
     raise AssertionError(f"{case.family}/{case.name}: every seed has a close choice of experts")
 
 

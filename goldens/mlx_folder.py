@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mlx.utils import tree_map_with_path
 from mlx_lm import utils
+from safetensors import safe_open
 
 import make
 
@@ -92,7 +93,8 @@ def to_hf(weights, config):
     adds_one = text["model_type"].startswith(("qwen3_next", "qwen3_5"))
     result = {}
     for name, value in weights.items():
-        name = re.sub(r"^language_model\.", "", name)
+        if adds_one:  # its text class knows names without the wrapper's; gemma3 is loaded whole
+            name = re.sub(r"^language_model\.", "", name)
         if name.endswith("conv1d.weight") and value.shape[-1] == 1:
             value = value.swapaxes(1, 2)
         elif adds_one and value.ndim == 1 and re.search(
@@ -126,8 +128,9 @@ def reference(family, folder):
     """The transformers model of an HF or MLX folder, quantised or not: f32, eager."""
     folder = pathlib.Path(folder)
     config = json.loads((folder / "config.json").read_text())
-    if config.get("quantization_config", {}).get("quant_method") == "mxfp4":
-        return make.load(family, folder)  # transformers reads gpt_oss's own blocks
+    with safe_open(next(folder.glob("model*.safetensors")), "np") as file:
+        if (file.metadata() or {}).get("format") != "mlx":
+            return make.load(family, folder)
     weights = to_hf(dequantized(folder, config), config)
     with tempfile.TemporaryDirectory() as plain:
         keys = {k: v for k, v in config.items() if not k.startswith("quantization")}
