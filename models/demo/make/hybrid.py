@@ -138,9 +138,10 @@ def check():
             p.data.uniform_(-0.3, 0.3)
     ids = torch.randint(0, 97, (3, 70))
     results = []
-    for f in (lambda: model.model(input_ids=ids, use_cache=False).last_hidden_state, lambda: Forward(model)(ids)):
+    theirs = lambda x: model.model(input_ids=x, use_cache=False).last_hidden_state  # noqa: E731
+    for forward in (theirs, Forward(model)):
         model.zero_grad()
-        hidden = f()
+        hidden = forward(ids)
         (hidden * torch.linspace(-1, 2, hidden.numel()).view_as(hidden)).sum().backward()
         grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         results.append({"hidden": hidden.detach(), **grads})

@@ -4,7 +4,7 @@ import torch
 
 
 def orthogonalise(g, steps=5):
-    """Newton-Schulz iteration toward the nearest semi-orthogonal matrices; `g` is [n, rows, cols]."""
+    """Newton-Schulz iteration toward the nearest semi-orthogonal matrices; `g` [n, rows, cols]."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.bfloat16()
     tall = x.size(-2) > x.size(-1)
@@ -45,5 +45,6 @@ def optimizers(named, lr_muon, lr_adam):
     inner = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     ids = {id(p) for p in inner}
     rest = [p for _, p in named if id(p) not in ids]
-    adam = torch.optim.AdamW(rest, lr=lr_adam, betas=(0.9, 0.98), eps=1e-10, weight_decay=0.0, fused=rest[0].is_cuda)
+    adam = torch.optim.AdamW(rest, lr=lr_adam, betas=(0.9, 0.98), eps=1e-10, weight_decay=0.0,
+                             fused=rest[0].is_cuda)
     return [Muon(inner, lr=lr_muon), adam]

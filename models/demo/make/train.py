@@ -3,8 +3,8 @@
     python train.py --config configs/qwen3_5.json --files .. --out OUT --minutes 9
     torchrun --nproc-per-node 2 train.py ...      # the same on two GPUs
 
-The architecture is whatever `--config` names; rows are padded, plainly causal and start at position 0,
-so dense and recurrent models train alike. Loss: 1 on assistant turns, `--other` on everything else.
+The architecture is whatever `--config` names; rows are padded, plainly causal and start at position
+0, so dense and recurrent models train alike. Loss: 1 on assistant turns, `--other` on all else.
 """
 
 import argparse
@@ -33,7 +33,7 @@ RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 def options():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--config", type=Path, required=True)
-    p.add_argument("--files", type=Path, required=True, help="folder with tokenizer and chat template")
+    p.add_argument("--files", type=Path, required=True, help="folder with tokenizer and template")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--init", type=Path, help="continue from this model instead of random weights")
     p.add_argument("--minutes", type=float, default=5, help="from the start of the program")
@@ -43,10 +43,11 @@ def options():
     p.add_argument("--accumulate", type=int, default=2)
     p.add_argument("--lr-muon", type=float, default=0.02)
     p.add_argument("--lr-adam", type=float, default=0.003)
-    p.add_argument("--decay", type=float, default=0.45, help="last share of the time, falling to zero")
+    p.add_argument("--decay", type=float, default=0.45, help="last share of time, falling to zero")
     p.add_argument("--other", type=float, default=0.05, help="loss weight outside assistant turns")
     p.add_argument("--from-progress", type=float, default=0.0, help="where the curriculum starts")
-    p.add_argument("--to-progress", type=float, default=1.0, help="where it ends: 0.2 keeps below 1600 tokens")
+    p.add_argument("--to-progress", type=float, default=1.0,
+                   help="where it ends: 0.2 keeps below 1600 tokens")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--no-compile", action="store_true")
     return p.parse_args()
@@ -79,11 +80,12 @@ def forward_of(model, compile):
 
 
 class Masters:
-    """f32 copies that the optimizers change; the model itself computes in bf16, as it will be used."""
+    """f32 copies that the optimizers change; the model computes in bf16, as it will be used."""
 
     def __init__(self, model):
         self.params = list(model.parameters())
-        self.named = [(n, torch.nn.Parameter(p.detach().float().clone())) for n, p in model.named_parameters()]
+        self.named = [(n, torch.nn.Parameter(p.detach().float().clone()))
+                      for n, p in model.named_parameters()]
         self.copies = [m for _, m in self.named]
         if self.params[0].is_cuda:  # most processors are slower in bf16
             model.to(torch.bfloat16)
@@ -166,7 +168,7 @@ def save(model, masters, args, lines):
     (out / "train_log.jsonl").write_text("\n".join(json.dumps(x) for x in lines) + "\n")
 
 
-def together(value, device):
+def together(value):
     """Rank 0's number, on every rank; through the processor, so that no GPU waits."""
     if WORLD == 1:
         return value
@@ -176,7 +178,7 @@ def together(value, device):
 
 
 def start_up():
-    """The device of this rank. Kernels that are wrong on it end the run before it costs anything."""
+    """The device of this rank. Kernels that are wrong on it end the run before it costs time."""
     device = "cpu"
     if torch.cuda.is_available():
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
@@ -216,9 +218,10 @@ def train(args, device, queue, progress):
     batches = Batches(queue, device)
     step, tokens, lines, saved = 0, 0, [], 0.0
     if RANK == 0:
-        print(f"{sum(p.numel() for p in model.parameters())} parameters, {WORLD} x {device}", flush=True)
+        n_params = sum(p.numel() for p in model.parameters())
+        print(f"{n_params} parameters, {WORLD} x {device}", flush=True)
     while True:
-        share = together((time.time() - BEGIN) / (60 * args.minutes), device)
+        share = together((time.time() - BEGIN) / (60 * args.minutes))
         if share >= 1:
             break
         progress.value = args.from_progress + (args.to_progress - args.from_progress) * share
@@ -235,8 +238,9 @@ def train(args, device, queue, progress):
             if WORLD > 1:
                 dist.all_reduce(loss)
             seconds = time.time() - BEGIN
-            lines.append(dict(step=step, seconds=round(seconds, 1), tokens=tokens, loss=round(loss.item(), 4),
-                              fresh=batches.fresh, again=batches.again, lr=round(factor, 3)))
+            lines.append(dict(step=step, seconds=round(seconds, 1), tokens=tokens,
+                              loss=round(loss.item(), 4), fresh=batches.fresh,
+                              again=batches.again, lr=round(factor, 3)))
             if RANK == 0 and (step % 100 == 0 or step < 4):
                 print(json.dumps(lines[-1]), flush=True)
             if RANK == 0 and seconds - saved > 60 * args.save_minutes:
@@ -244,13 +248,15 @@ def train(args, device, queue, progress):
                 saved = time.time() - BEGIN
     if RANK == 0:
         save(model, masters, args, lines)
-        print(f"saved after {step} steps, {tokens / 1e6:.0f} M tokens, {batches.again} batches seen again", flush=True)
+        print(f"saved after {step} steps, {tokens / 1e6:.0f} M tokens, "
+              f"{batches.again} batches seen again", flush=True)
 
 
 def main():
     args = options()
     # the writers fork before a GPU is touched
-    queue, progress = data.start(args.files / "tokenizer.json", args.workers, args.seed + 50 * RANK, args.rows_tokens)
+    queue, progress = data.start(args.files / "tokenizer.json", args.workers,
+                                 args.seed + 50 * RANK, args.rows_tokens)
     progress.value = args.from_progress
     torch.set_float32_matmul_precision("high")
     train(args, start_up(), queue, progress)
