@@ -4,9 +4,10 @@
 #   bench/gpu.sh BIN_DIR OUT_DIR
 #
 # BIN_DIR holds offshoot and offshoot-runner (release builds), the test programs kernels-it,
-# bindings, models-it and engine-it, and the bench programs fused and graph_cost. libmlx with CUDA must be on LD_LIBRARY_PATH. Each part
-# writes its raw output to OUT_DIR and none stops the others. Every test runs in a process of its
-# own, many at once: MLX compiles kernels at their first use, which takes most of the time.
+# bindings, models-it and engine-it, and the bench programs fused and graph_cost. libmlx with CUDA
+# must be on LD_LIBRARY_PATH. Each part writes its raw output to OUT_DIR and none stops the others.
+# Every test runs in a process of its own, many at once: MLX compiles kernels at their first use,
+# which takes most of the time.
 set -uo pipefail
 bin=$(cd "$1" && pwd)
 out=$2

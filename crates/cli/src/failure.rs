@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use hub::HubError;
+use hub::{HubError, PullError};
 use protocol::InvalidField;
 use server::backend::BackendError;
 use server::supervisor::RunnerError;
@@ -66,6 +66,15 @@ impl Failure {
         }
     }
 
+    /// What happened, in one line.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Usage(message) | Self::Failed(message) => &message.error,
+            Self::Interrupted => "stopped",
+            Self::StdoutClosed => "standard output is closed",
+        }
+    }
+
     /// Standard output cannot be written.
     pub fn of_stdout(error: &io::Error) -> Self {
         match error.kind() {
@@ -92,6 +101,12 @@ impl Failure {
 
 impl From<HubError> for Failure {
     fn from(error: HubError) -> Self {
+        Self::new(error.to_string()).with_hint_of(error.hint())
+    }
+}
+
+impl From<PullError> for Failure {
+    fn from(error: PullError) -> Self {
         Self::new(error.to_string()).with_hint_of(error.hint())
     }
 }

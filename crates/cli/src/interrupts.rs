@@ -10,12 +10,15 @@ use protocol::RequestId;
 use server::supervisor::Handle;
 
 use crate::failure::{Failure, INTERRUPTED, Result};
+use crate::output::say;
 
 /// What the next Ctrl-C stops.
 #[derive(Clone)]
 enum Target {
-    /// Nothing is running: the process ends.
+    /// Nothing is running, or nothing that has to be ended in order: the process ends.
     Process,
+    /// The same, with a last line.
+    ProcessSaying(&'static str),
     /// A line editor is reading the keyboard and sees Ctrl-C itself.
     Editor,
     /// A runner that has no request yet.
@@ -57,6 +60,11 @@ impl Interrupts {
         };
         match (target, n_presses) {
             (Target::Editor, _) => {}
+            (Target::ProcessSaying(line), _) => {
+                // The cursor may be at the end of a progress bar.
+                say(&format!("\n{line}"));
+                process::exit(INTERRUPTED.into())
+            }
             (Target::Request(runner, id), 1) => runner.cancel(id),
             (Target::Request(runner, _), 2) | (Target::Runner(runner), 1) => runner.kill(),
             _ => process::exit(INTERRUPTED.into()),
@@ -70,6 +78,11 @@ impl Interrupts {
     /// From now on Ctrl-C ends the process.
     pub fn end_process(&self) {
         self.aim(Target::Process);
+    }
+
+    /// From now on Ctrl-C ends the process, which says so.
+    pub fn end_process_saying(&self, line: &'static str) {
+        self.aim(Target::ProcessSaying(line));
     }
 
     /// From now on a line editor handles Ctrl-C.

@@ -4,9 +4,11 @@
 //! success; no MLX is linked here. Exit codes are documented in `docs/cli.md`.
 
 mod commands;
+mod downloads;
 mod failure;
 mod flags;
 mod interrupts;
+mod model;
 mod npy;
 mod output;
 mod prompt;
@@ -32,8 +34,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(commands::run::Run),
+    Pull(commands::pull::Pull),
     List(commands::list::List),
     Show(commands::show::Show),
+    Rm(commands::rm::Rm),
     Bench(commands::bench::Bench),
     Logits(commands::logits::Logits),
     Doctor(commands::doctor::Doctor),
@@ -52,8 +56,10 @@ fn main() -> ExitCode {
 fn execute(cli: Cli, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
     match cli.command {
         Command::Run(command) => command.execute(out, interrupts),
+        Command::Pull(command) => command.execute(out, interrupts),
         Command::List(command) => command.execute(out),
-        Command::Show(command) => command.execute(out),
+        Command::Show(command) => command.execute(out, interrupts),
+        Command::Rm(command) => command.execute(),
         Command::Bench(command) => command.execute(out, interrupts),
         Command::Logits(command) => command.execute(interrupts),
         Command::Doctor(command) => command.execute(out),

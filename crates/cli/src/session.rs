@@ -72,6 +72,16 @@ pub fn choose_backend(flags: &BackendFlags) -> Result<Chosen> {
     Ok(choose(flags.asked()?, Machine::detect(), &places)?)
 }
 
+/// Bytes of memory of the device that would compute, as a runner names them; none where the device
+/// does not say. Nothing is loaded.
+pub fn device_memory(flags: &BackendFlags) -> Result<Option<u64>> {
+    let program = RunnerProgram { path: find_runner()?, env: choose_backend(flags)?.env };
+    let mut runner = Runner::spawn(&program, BUILD)?;
+    let device = runner.greet().and_then(|_| runner.probe());
+    runner.shutdown(SHUTDOWN_PATIENCE);
+    Ok(device?.memory_bytes)
+}
+
 impl Session {
     /// Starts a runner and has it load a model.
     pub fn start(

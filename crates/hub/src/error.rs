@@ -43,6 +43,22 @@ pub enum HubError {
         /// What is wrong.
         problem: FolderProblem,
     },
+    /// A model whose download has begun and not ended.
+    #[error("the download of {name} is not complete")]
+    Incomplete {
+        /// The model.
+        name: String,
+    },
+    /// Something that is not the store's to delete.
+    #[error("{name} is not deleted: {reason}")]
+    NotRemovable {
+        /// The argument.
+        name: String,
+        /// Why not.
+        reason: String,
+        /// What can be done instead.
+        hint: Option<String>,
+    },
     /// The bundled demo model is not where it should be.
     #[error("the bundled demo model is missing; looked in {}", list(searched))]
     NoDemo {
@@ -98,6 +114,16 @@ pub enum FolderProblem {
         /// One of them.
         first: String,
     },
+    /// A weight file that ends early.
+    #[error("{file} is cut off: it has {found_bytes} bytes of at least {needed_bytes}")]
+    Truncated {
+        /// The file's name.
+        file: String,
+        /// What it has.
+        found_bytes: u64,
+        /// What its own header asks for.
+        needed_bytes: u64,
+    },
     /// No `tokenizer.json`.
     #[error("tokenizer.json is missing")]
     NoTokenizer,
@@ -112,12 +138,23 @@ impl HubError {
                  shape:NAME:4bit"
                     .into(),
             ),
+            Self::UnknownModel { name, nearest } if name.contains('/') => {
+                let pull = format!("offshoot pull {name}");
+                Some(match nearest {
+                    Some(nearest) => format!("did you mean {nearest:?}? If not: {pull}"),
+                    None => format!("to fetch it from the Hub: {pull}"),
+                })
+            }
             Self::UnknownModel { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean {nearest:?}?"))
             }
-            Self::UnknownModel { nearest: None, .. } => {
-                Some("give a folder, or see `offshoot list` for the names there are".into())
-            }
+            Self::UnknownModel { nearest: None, .. } => Some(
+                "give a folder, a name from `offshoot list`, or pull a model: offshoot pull \
+                     ORG/NAME"
+                    .into(),
+            ),
+            Self::Incomplete { name } => Some(format!("to go on with it: offshoot pull {name}")),
+            Self::NotRemovable { hint, .. } => hint.clone(),
             Self::NotAFolder { path } => {
                 let parent = path.parent().filter(|parent| parent.join("config.json").is_file());
                 parent.map(|parent| format!("did you mean {}?", parent.display()))
@@ -136,7 +173,9 @@ impl FolderProblem {
             Self::OnlyGguf | Self::OnlyPickle => {
                 Some("get the same model as safetensors in Hugging Face layout")
             }
-            Self::MissingShards { .. } => Some("the download is incomplete: fetch it again"),
+            Self::MissingShards { .. } | Self::Truncated { .. } => {
+                Some("the download is incomplete: fetch it again")
+            }
             Self::NoTokenizer => Some("copy tokenizer.json from where the model came from"),
             Self::Empty | Self::NoConfig | Self::NoWeights => {
                 Some("a model folder holds config.json, *.safetensors and tokenizer.json")

@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{FolderProblem, HubError};
+use crate::memory::SequenceMemory;
+use crate::pull::Origin;
 use crate::text_file;
+use crate::weights::{HeaderError, Headers, Weights};
 
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// A folder with a readable config and all its weight files.
 #[derive(Debug, Clone)]
@@ -75,6 +78,41 @@ impl ModelFolder {
     /// Bytes of all weight files.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// Reads the headers of all weight files: whether each is as long as it has to be, whether the
+    /// index is right, and what is in them. Costs some milliseconds per file.
+    pub fn weights(&self) -> Result<Weights, HubError> {
+        let headers = Headers::read(&self.weight_files).map_err(|error| match error {
+            HeaderError::Problem(problem) => self.problem(problem),
+            HeaderError::Io(source) => HubError::Io { path: self.path.clone(), source },
+        })?;
+        if let Some(index) = self.read_object(INDEX)? {
+            headers.check_index(&index).map_err(|problem| self.problem(problem))?;
+        }
+        Ok(headers.count(&self.config))
+    }
+
+    /// What a sequence takes of memory beside the weights; none for unknown families.
+    pub fn sequence_memory(&self) -> Option<SequenceMemory> {
+        SequenceMemory::of(&self.config)
+    }
+
+    /// Bytes of all files in the folder.
+    pub fn disk_bytes(&self) -> Result<u64, HubError> {
+        let failed = |source| HubError::Io { path: self.path.clone(), source };
+        let mut bytes = 0;
+        for entry in fs::read_dir(&self.path).map_err(failed)? {
+            // Through links: files of the Hugging Face cache are links into it.
+            let meta = entry.map_err(failed)?.path().metadata();
+            bytes += meta.ok().filter(fs::Metadata::is_file).map_or(0, |meta| meta.len());
+        }
+        Ok(bytes)
+    }
+
+    /// Where it was pulled from; none for folders that were not pulled.
+    pub fn origin(&self) -> Option<Origin> {
+        Origin::of(&self.path)
     }
 
     /// The family: `model_type`, of the text part where a model has several.
@@ -172,28 +210,18 @@ fn foreign_weights(names: &BTreeSet<String>) -> Option<FolderProblem> {
 fn weight_names(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>, HubError> {
     let problem = |problem| HubError::Folder { path: folder.to_owned(), problem };
     if let Some(index) = read_object(folder, INDEX)? {
-        let bad = |reason: &str| {
+        let shards = shards(&index).map_err(|reason| {
             problem(FolderProblem::BadFile { file: INDEX.into(), reason: reason.to_owned() })
-        };
-        let map = index.get("weight_map").and_then(Value::as_object);
-        let map = map.ok_or_else(|| bad("has no weight_map"))?;
-        let shards: Option<BTreeSet<&str>> = map.values().map(Value::as_str).collect();
-        let shards = shards.ok_or_else(|| bad("maps a tensor to something that is no file"))?;
-        if shards.is_empty() {
-            return Err(bad("names no weight files"));
-        }
-        if shards.iter().any(|name| !is_plain_file_name(name)) {
-            return Err(bad("names a weight file outside the folder"));
-        }
-        let missing: Vec<_> = shards.iter().filter(|name| !names.contains(**name)).collect();
+        })?;
+        let missing: Vec<_> = shards.iter().filter(|name| !names.contains(*name)).collect();
         if let Some(first) = missing.first() {
             return Err(problem(FolderProblem::MissingShards {
                 n_missing: missing.len(),
                 n_shards: shards.len(),
-                first: (**first).to_owned(),
+                first: (*first).clone(),
             }));
         }
-        return Ok(shards.into_iter().map(str::to_owned).collect());
+        return Ok(shards.into_iter().collect());
     }
     let all: Vec<_> = names.iter().filter(|n| n.ends_with(".safetensors")).cloned().collect();
     let (model, other): (Vec<_>, Vec<_>) = all.into_iter().partition(|n| n.starts_with("model"));
@@ -201,7 +229,28 @@ fn weight_names(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>, 
     if chosen.is_empty() { Err(problem(FolderProblem::NoWeights)) } else { Ok(chosen) }
 }
 
-fn is_plain_file_name(name: &str) -> bool {
+/// The weight files that an index names, or what is wrong with it.
+fn shards(index: &Map<String, Value>) -> Result<BTreeSet<String>, &'static str> {
+    let map = index.get("weight_map").and_then(Value::as_object).ok_or("has no weight_map")?;
+    let shards: Option<BTreeSet<String>> =
+        map.values().map(|value| value.as_str().map(str::to_owned)).collect();
+    let shards = shards.ok_or("maps a tensor to something that is no file")?;
+    if shards.is_empty() {
+        return Err("names no weight files");
+    }
+    if shards.iter().any(|name| !is_plain_file_name(name)) {
+        return Err("names a weight file outside the folder");
+    }
+    Ok(shards)
+}
+
+/// The same for an index that has not been parsed.
+pub(crate) fn shards_of_index(text: &str) -> Result<BTreeSet<String>, String> {
+    let index = serde_json::from_str(text).map_err(|e| format!("is not valid JSON: {e}"))?;
+    shards(&index).map_err(str::to_owned)
+}
+
+pub(crate) fn is_plain_file_name(name: &str) -> bool {
     Path::new(name).file_name().is_some_and(|file_name| file_name == name)
         && !name.contains(['\\', ':'])
 }

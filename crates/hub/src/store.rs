@@ -6,9 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::error::HubError;
+use crate::environment::Environment;
+use crate::error::{FolderProblem, HubError};
 use crate::folder::ModelFolder;
+use crate::hf_cache::{Cached, HfCache};
 use crate::name::{ModelName, ShapeName};
+use crate::pull::{Place, PullOptions, Puller, STAGING, has_parts, staging_of};
 
 /// The name of the bundled model.
 pub const DEMO: &str = "demo";
@@ -21,6 +24,7 @@ const MIN_LIKENESS: f64 = 0.75;
 pub struct Hub {
     models_dir: PathBuf,
     demo_dirs: Vec<PathBuf>,
+    cache: HfCache,
 }
 
 /// What a MODEL argument means.
@@ -44,6 +48,8 @@ pub struct Entry {
     pub name: String,
     /// Its folder.
     pub path: PathBuf,
+    /// In which of the places that is.
+    pub place: Place,
     /// When its config was last written.
     pub modified: Option<SystemTime>,
     /// The checked folder, or why it cannot be loaded.
@@ -61,10 +67,16 @@ pub fn data_dir() -> Result<PathBuf, HubError> {
 impl Hub {
     /// The store under a data folder, with the places where the demo may be, best first.
     pub fn new(data_dir: &Path, demo_dirs: Vec<PathBuf>) -> Self {
-        Self { models_dir: data_dir.join("models"), demo_dirs }
+        Self { models_dir: data_dir.join("models"), demo_dirs, cache: HfCache::default() }
     }
 
-    /// The user's store. The demo is beside the executable, in its prefix, or in the source tree.
+    /// The same, with the models of the Hugging Face tools.
+    pub fn with_cache(self, cache: HfCache) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// The user's store and cache. The demo is beside the executable, in its prefix, or in the
+    /// source tree.
     pub fn of_user() -> Result<Self, HubError> {
         let mut demo_dirs = Vec::new();
         if let Some(bin) = env::current_exe().ok().as_deref().and_then(Path::parent) {
@@ -73,7 +85,32 @@ impl Hub {
         }
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
         demo_dirs.push(source.join(DEMO));
-        Ok(Self::new(&data_dir()?, demo_dirs))
+        Ok(Self::new(&data_dir()?, demo_dirs).with_cache(Environment::cache_of_process()))
+    }
+
+    /// A way to bring models into this store.
+    pub fn puller<'a>(&'a self, environment: &'a Environment, options: PullOptions) -> Puller<'a> {
+        Puller { models_dir: &self.models_dir, environment, options }
+    }
+
+    /// The cache of the Hugging Face tools.
+    pub(crate) fn cache(&self) -> &HfCache {
+        &self.cache
+    }
+
+    /// In which of the places a folder is.
+    pub fn place(&self, folder: &ModelFolder) -> Place {
+        let is_below =
+            |dir: &Path| dir.canonicalize().is_ok_and(|dir| folder.path().starts_with(dir));
+        if is_below(&self.models_dir) {
+            Place::Store
+        } else if self.cache.root().is_some_and(is_below) {
+            Place::HfCache
+        } else if self.demo_dir().is_some_and(is_below) {
+            Place::Bundled
+        } else {
+            Place::Elsewhere
+        }
     }
 
     /// Where named models are kept. Need not exist.
@@ -104,21 +141,52 @@ impl Hub {
                 let folder = ModelFolder::open(&path)?;
                 return Ok(Model::Folder { name: name.to_string(), folder });
             }
+            if let Some(Cached { name, path, .. }) = self.cache.find(name) {
+                return match ModelFolder::open(&path) {
+                    Ok(folder) => Ok(Model::Folder { name, folder }),
+                    // Another tool has begun with it; a pull brings the rest.
+                    Err(HubError::Folder {
+                        problem: FolderProblem::MissingShards { .. } | FolderProblem::NoWeights,
+                        ..
+                    }) => Err(HubError::Incomplete { name }),
+                    Err(error) => Err(error),
+                };
+            }
         }
         let path = Path::new(argument);
         if !argument.is_empty() && path.exists() {
             return open_path(path);
         }
-        let name = name?.to_string();
-        let nearest = self.nearest(&name);
-        Err(HubError::UnknownModel { name, nearest })
+        Err(self.unknown(&name?))
     }
 
-    /// Everything there is, by name; the demo first.
+    /// Nothing answers to a name; a download of it may have begun.
+    pub(crate) fn unknown(&self, name: &ModelName) -> HubError {
+        if has_parts(&staging_of(&self.models_dir, name)) {
+            return HubError::Incomplete { name: name.to_string() };
+        }
+        HubError::UnknownModel { nearest: self.nearest(name.as_str()), name: name.to_string() }
+    }
+
+    /// Everything there is: the demo, then by name the store, downloads that are not complete, and
+    /// what the Hugging Face cache has beside.
     pub fn list(&self) -> Result<Vec<Entry>, HubError> {
-        let mut entries: Vec<_> =
-            self.demo_dir().map(|path| entry(DEMO.to_owned(), path)).into_iter().collect();
-        entries.extend(self.stored()?.into_iter().map(|(name, path)| entry(name, &path)));
+        let demo = self.demo_dir().map(|path| entry(DEMO.to_owned(), path, Place::Bundled));
+        let mut entries: Vec<_> = demo.into_iter().collect();
+        let stored = self.stored()?;
+        let has = |name: &str| stored.iter().any(|(stored, _)| stored == name);
+        let begun = in_folder(&self.models_dir.join(STAGING))?;
+        let begun = begun.into_iter().filter(|(name, path)| !has(name) && has_parts(path));
+        let cached = self.cache.models().into_iter().filter(|cached| !has(&cached.name));
+        entries.extend(stored.iter().map(|(name, path)| entry(name.clone(), path, Place::Store)));
+        entries.extend(begun.map(|(name, path)| Entry {
+            folder: Err(HubError::Incomplete { name: name.clone() }),
+            name,
+            path,
+            place: Place::Store,
+            modified: None,
+        }));
+        entries.extend(cached.map(|cached| entry(cached.name, &cached.path, Place::HfCache)));
         Ok(entries)
     }
 
@@ -132,22 +200,8 @@ impl Hub {
         Ok(Model::Folder { name: DEMO.to_owned(), folder: ModelFolder::open(dir)? })
     }
 
-    /// Names and folders in the store: a folder with files is a model, one with only folders an
-    /// organisation.
     fn stored(&self) -> Result<Vec<(String, PathBuf)>, HubError> {
-        let mut found = Vec::new();
-        for (name, path) in folders(&self.models_dir)? {
-            let nested = if has_files(&path) { Vec::new() } else { folders(&path)? };
-            if nested.is_empty() {
-                found.push((name, path));
-            } else {
-                let nested = nested.into_iter();
-                found.extend(nested.map(|(inner, path)| (format!("{name}/{inner}"), path)));
-            }
-        }
-        found.retain(|(name, _)| ModelName::parse(name).is_ok());
-        found.sort();
-        Ok(found)
+        in_folder(&self.models_dir)
     }
 
     fn nearest(&self, name: &str) -> Option<String> {
@@ -159,7 +213,9 @@ impl Hub {
             strsim::jaro_winkler(&wanted, &candidate).max(strsim::jaro_winkler(&wanted, bare))
         };
         let stored = self.stored().ok()?.into_iter().map(|(name, _)| name);
-        let names = stored.chain([DEMO.to_owned()]).map(|name| (likeness(&name), name));
+        let cached = self.cache.models().into_iter().map(|cached| cached.name);
+        let names =
+            stored.chain(cached).chain([DEMO.to_owned()]).map(|name| (likeness(&name), name));
         let best = names.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
         (best.0 >= MIN_LIKENESS).then_some(best.1)
     }
@@ -192,9 +248,27 @@ fn open_path(path: &Path) -> Result<Model, HubError> {
     Ok(Model::Folder { name, folder })
 }
 
-fn entry(name: String, path: &Path) -> Entry {
+fn entry(name: String, path: &Path, place: Place) -> Entry {
     let modified = path.join("config.json").metadata().and_then(|meta| meta.modified()).ok();
-    Entry { name, path: path.to_owned(), modified, folder: ModelFolder::open(path) }
+    Entry { name, path: path.to_owned(), place, modified, folder: ModelFolder::open(path) }
+}
+
+/// Names and folders of models: a folder with files is a model, one with only folders an
+/// organisation.
+fn in_folder(dir: &Path) -> Result<Vec<(String, PathBuf)>, HubError> {
+    let mut found = Vec::new();
+    for (name, path) in folders(dir)? {
+        let nested = if has_files(&path) { Vec::new() } else { folders(&path)? };
+        if nested.is_empty() {
+            found.push((name, path));
+        } else {
+            let nested = nested.into_iter();
+            found.extend(nested.map(|(inner, path)| (format!("{name}/{inner}"), path)));
+        }
+    }
+    found.retain(|(name, _)| ModelName::parse(name).is_ok());
+    found.sort();
+    Ok(found)
 }
 
 /// The folders in a folder; none when it does not exist.

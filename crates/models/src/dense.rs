@@ -64,7 +64,7 @@ impl DenseConfig {
         let rope = config.rope(defaults.rope_theta, defaults.partial_rotary_factor)?;
         let rope = Rope::new(&rope, head_dim, rope_tokens, traditional)?;
         Ok(Self {
-            sizes: sizes(config, defaults.norm_eps, false)?,
+            sizes: sizes(config, None, defaults.norm_eps, false)?,
             attention: AttentionConfig::plain(hidden, n_heads, n_kv_heads, head_dim),
             intermediate_size: config.size_opt("intermediate_size")?,
             mlp_bias: false,
@@ -108,14 +108,22 @@ impl DenseConfig {
     }
 }
 
-/// The sizes outside the blocks; `eps` and `tied` where the config does not say.
-pub(crate) fn sizes(config: &Config<'_>, eps: f64, tied: bool) -> Result<DecoderSizes> {
+/// The sizes outside the blocks; `vocab`, `eps` and `tied` where the config does not say.
+pub(crate) fn sizes(
+    config: &Config<'_>,
+    vocab: Option<i32>,
+    eps: f64,
+    tied: bool,
+) -> Result<DecoderSizes> {
     let norm_eps = config.number_or("rms_norm_eps", eps)? as f32;
     if norm_eps < 0.0 {
         return Err(Error::config("rms_norm_eps", format!("must not be below 0: {norm_eps}")));
     }
     Ok(DecoderSizes {
-        vocab: config.size("vocab_size")?,
+        vocab: match vocab {
+            Some(vocab) => config.size_or("vocab_size", vocab)?,
+            None => config.size("vocab_size")?,
+        },
         hidden: config.size("hidden_size")?,
         n_layers: config.n_layers()?,
         norm_eps,

@@ -99,7 +99,8 @@ fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Resu
         config.absent(key, "is not supported for this family")?;
     }
     config.only("hidden_activation", "gelu_pytorch_tanh")?;
-    let sizes = sizes_of(config)?;
+    // The wrapper's text_config may leave the vocabulary to transformers' default.
+    let sizes = sizes(config, Some(262_208), 1e-6, true)?;
     let inner = config.size("intermediate_size")?;
     let attention = attention(config, &sizes)?;
     let slides = sliding_layers(config, sizes.n_layers)?;
@@ -135,13 +136,6 @@ fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Resu
         return Err(Error::config("final_logit_softcapping", "must be above 0"));
     }
     Ok(Box::new(decoder))
-}
-
-/// The wrapper's text_config may leave the vocabulary to transformers' default.
-fn sizes_of(config: &Config<'_>) -> Result<DecoderSizes> {
-    let mut read = sizes(config, 1e-6, true)?;
-    read.vocab = config.size_or("vocab_size", 262_208)?;
-    Ok(read)
 }
 
 fn attention(config: &Config<'_>, sizes: &DecoderSizes) -> Result<AttentionConfig> {

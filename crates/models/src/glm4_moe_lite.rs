@@ -139,7 +139,7 @@ fn sparse_layers(config: &Config<'_>, n_layers: i32) -> Result<Vec<bool>> {
 /// Reads the config and loads the model.
 fn build(config: &Config<'_>, weights: &Weights<'_>, tokens: RopeTokens) -> Result<Box<dyn Model>> {
     config.only("hidden_act", "silu")?;
-    let sizes = sizes(config, 1e-5, false)?;
+    let sizes = sizes(config, None, 1e-5, false)?;
     let mla = latent_config(config, sizes.hidden)?;
     let moe = MoeConfig::read(config, sizes.n_layers)?;
     let inner = config.size_or("intermediate_size", 10240)?;

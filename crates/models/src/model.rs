@@ -10,6 +10,9 @@ use crate::state::LayerState;
 
 /// A language model over token ids. Stateless: what a sequence remembers is passed in.
 pub trait Model: fmt::Debug {
+    /// V.
+    fn vocab_size(&self) -> i32;
+
     /// One state per layer, empty.
     fn new_state(&self) -> Vec<LayerState>;
 

@@ -194,7 +194,7 @@ fn build(
     let info = ModelInfo {
         family: family.facts.model_type.to_owned(),
         n_layers: config.n_layers()?,
-        vocab_size: config.size("vocab_size")?,
+        vocab_size: model.vocab_size(),
         context_tokens,
         n_parameters: tally.n_parameters,
         weight_bytes: tally.weight_bytes,

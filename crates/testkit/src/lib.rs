@@ -1,11 +1,14 @@
-//! A scripted engine: the other side of the protocol for tests, without a model or a device.
+//! Other sides for tests: a scripted engine behind the protocol, without a model or a device, and a
+//! Hub on this machine.
 //!
 //! What it does is data ([`Script`], [`Program`]), so that a test says in one place how the runner
 //! behaves: answer, wait for a cancellation, fail or die.
 
+mod hub_server;
 mod program;
 mod scripted;
 
+pub use hub_server::{Fault, HubRequest, HubServer, hub_digest};
 pub use program::{PROGRAM_VAR, Program, scripted_runner};
 pub use scripted::{
     DIES, FAILS, LoadScript, REFUSED, Script, ScriptedEngine, ScriptedLoader, VOCAB_SIZE,

@@ -2,13 +2,13 @@
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use hub::Hub;
 use protocol::{BenchRequest, BenchResult, Command, Event, FinishReason};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
 use crate::flags::BackendFlags;
 use crate::interrupts::Interrupts;
+use crate::model::resolve;
 use crate::output::{Output, bytes, say};
 use crate::session::{Session, source};
 
@@ -44,7 +44,7 @@ pub struct Bench {
 impl Bench {
     /// Runs the command.
     pub fn execute(self, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
-        let model = Hub::of_user()?.resolve(&self.model)?;
+        let model = resolve(&self.model, interrupts)?;
         let mut session = Session::start(source(&model, self.layers)?, &self.backend, interrupts)?;
         if !self.json {
             let info = &session.info;

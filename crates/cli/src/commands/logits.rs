@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hub::Hub;
 use protocol::{Command, Event, FinishReason, LogitsRequest};
 
 use crate::failure::{Failure, Result};
 use crate::flags::BackendFlags;
 use crate::interrupts::Interrupts;
+use crate::model::resolve;
 use crate::npy::NpyWriter;
 use crate::session::{Session, source};
 
@@ -34,7 +34,7 @@ pub struct Logits {
 impl Logits {
     /// Runs the command.
     pub fn execute(self, interrupts: &Interrupts) -> Result<()> {
-        let model = Hub::of_user()?.resolve(&self.model)?;
+        let model = resolve(&self.model, interrupts)?;
         check_out(&self.out)?;
         let mut session = Session::start(source(&model, None)?, &self.backend, interrupts)?;
         let id = session.next_id();

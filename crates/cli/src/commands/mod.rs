@@ -5,5 +5,7 @@ pub mod chat;
 pub mod doctor;
 pub mod list;
 pub mod logits;
+pub mod pull;
+pub mod rm;
 pub mod run;
 pub mod show;

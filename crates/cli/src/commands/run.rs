@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use hub::{DEMO, Hub, Model, ModelFolder};
+use hub::{DEMO, Hub, HubError, Model, ModelFolder};
 use protocol::{Command, Event, FinishReason, GenerateRequest, Sampling, Timings};
 use serde_json::{Value, json};
 use text::{Message, Role};
@@ -13,6 +13,7 @@ use crate::commands::chat;
 use crate::failure::{Failure, Result};
 use crate::flags::{BackendFlags, SamplingFlags};
 use crate::interrupts::Interrupts;
+use crate::model::resolve;
 use crate::output::{Output, Progress, say};
 use crate::prompt::{Prompt, Prompter};
 use crate::session::{Ending, Session, source};
@@ -24,7 +25,7 @@ const MAX_STDIN_BYTES: u64 = 64 << 20;
 /// Answer a prompt, or chat when there is none and this is a terminal
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Folder in Hugging Face layout, or a name from `offshoot list`
+    /// Folder in Hugging Face layout, name from `offshoot list`, or a model on the Hub
     #[arg(default_value = DEMO)]
     model: String,
     /// What to answer; text from a pipe is appended
@@ -89,7 +90,7 @@ pub struct Answer {
 impl Run {
     /// Runs the command.
     pub fn execute(self, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
-        let folder = self.folder()?;
+        let folder = self.folder(interrupts)?;
         let prompt = self.whole_prompt(out.is_terminal)?;
         let prompter = Prompter::load(&folder)?;
         let thinking = match (self.think, self.no_think) {
@@ -122,16 +123,18 @@ impl Run {
         }
     }
 
-    fn folder(&self) -> Result<ModelFolder> {
-        match Hub::of_user()?.resolve(&self.model) {
-            Ok(Model::Folder { folder, .. }) => Ok(folder),
-            Ok(Model::Shape(_)) => Err(Failure::usage("a shape has random weights and no words")
+    fn folder(&self, interrupts: &Interrupts) -> Result<ModelFolder> {
+        // A prompt in the model's place is the likeliest of all names with spaces.
+        let is_prompt = self.model.contains(char::is_whitespace)
+            && matches!(Hub::of_user()?.resolve(&self.model), Err(HubError::InvalidName { .. }));
+        if is_prompt {
+            return Err(Failure::usage(format!("{:?} is not a model name", self.model))
+                .with_hint(format!("the model comes first: offshoot run {DEMO} PROMPT")));
+        }
+        match resolve(&self.model, interrupts)? {
+            Model::Folder { folder, .. } => Ok(folder),
+            Model::Shape(_) => Err(Failure::usage("a shape has random weights and no words")
                 .with_hint("shapes are for `offshoot bench`")),
-            Err(hub::HubError::InvalidName { .. }) if self.model.contains(char::is_whitespace) => {
-                Err(Failure::usage(format!("{:?} is not a model name", self.model))
-                    .with_hint(format!("the model comes first: offshoot run {DEMO} PROMPT")))
-            }
-            Err(error) => Err(error.into()),
         }
     }
 

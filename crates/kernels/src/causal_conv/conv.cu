@@ -1,66 +1,59 @@
-// The causal convolution. A thread has W neighbouring channels and RUN steps, and keeps the window
-// of WIDTH rows in registers.
+// The causal convolution. A thread has one channel and RUN steps; all its rows are under way before
+// the first is used.
 
 namespace offshoot {
 
 // u, out [B, L, channels]; tail, new_tail [B, WIDTH - 1, channels]; weight [channels, WIDTH]. tail
 // and lengths may be null.
-template <int WIDTH, int W, int RUN, typename T, typename Weight>
+template <int WIDTH, int RUN, typename T, typename Weight>
 __device__ void causal_conv(
     const T* u, const Weight* weight, const T* tail, const int* lengths, T* out, T* new_tail,
     int n_steps, int channels) {
   constexpr int BEFORE = WIDTH - 1;
-  const int first = (blockIdx.x * blockDim.x + threadIdx.x) * W, row = blockIdx.z;
-  if (first >= channels) return;
+  const int channel = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.z;
+  if (channel >= channels) return;
   const int n = lengths ? min(max(lengths[row], 0), n_steps) : n_steps;
   const long start = static_cast<long>(row) * n_steps;
 
   // Row `step` of the sequence, the tail standing before step 0; zero behind the end.
   auto read = [&](int step) {
-    Run<T, W> x;
-#pragma unroll
-    for (int i = 0; i < W; ++i) x.at[i] = static_cast<T>(0.0f);
-    if (step >= n) return x;
-    if (step >= 0) return load_run<W>(u + (start + step) * channels + first, 0);
-    if (!tail) return x;
-    const long at = static_cast<long>(row) * BEFORE + BEFORE + step;
-    return load_run<W>(tail + at * channels + first, 0);
+    const T* from = u + (start + step) * channels + channel;
+    if (step < 0 && tail) {
+      from = tail + (static_cast<long>(row) * BEFORE + BEFORE + step) * channels + channel;
+    }
+    T x = static_cast<T>(0.0f);
+    if (step < n && (step >= 0 || tail)) x = *from;
+    return x;
   };
 
-  float w[WIDTH][W], window[WIDTH][W];
+  const int begin = blockIdx.y * RUN;
+  T rows[BEFORE + RUN], last[BEFORE];
+  Weight w[WIDTH];
 #pragma unroll
-  for (int j = 0; j < WIDTH; ++j) {
+  for (int j = 0; j < BEFORE + RUN; ++j) rows[j] = read(begin - BEFORE + j);
 #pragma unroll
-    for (int i = 0; i < W; ++i) w[j][i] = static_cast<float>(weight[(first + i) * WIDTH + j]);
+  for (int j = 0; j < WIDTH; ++j) w[j] = weight[channel * WIDTH + j];
+  if (blockIdx.y == 0) {
+#pragma unroll
+    for (int j = 0; j < BEFORE; ++j) last[j] = read(n - BEFORE + j);
   }
-  const int begin = blockIdx.y * RUN, end = min(begin + RUN, n_steps);
 #pragma unroll
-  for (int j = 0; j < BEFORE; ++j) {
-    Run<T, W> x = read(begin - BEFORE + j);
+  for (int i = 0; i < RUN; ++i) {
+    float sum = 0;
 #pragma unroll
-    for (int i = 0; i < W; ++i) window[j + 1][i] = static_cast<float>(x.at[i]);
-  }
-  for (int step = begin; step < end; ++step) {
-    Run<T, W> x = read(step), y;
-#pragma unroll
-    for (int i = 0; i < W; ++i) {
-      float sum = 0;
-#pragma unroll
-      for (int j = 0; j < BEFORE; ++j) {
-        window[j][i] = window[j + 1][i];
-        sum += window[j][i] * w[j][i];
-      }
-      window[BEFORE][i] = static_cast<float>(x.at[i]);
-      sum += window[BEFORE][i] * w[BEFORE][i];
-      y.at[i] = static_cast<T>(sum / (1.0f + expf(-sum)));
+    for (int j = 0; j < WIDTH; ++j) {
+      sum += static_cast<float>(rows[i + j]) * static_cast<float>(w[j]);
     }
-    *reinterpret_cast<Run<T, W>*>(out + (start + step) * channels + first) = y;
+    if (begin + i < n_steps) {
+      out[(start + begin + i) * channels + channel] =
+          static_cast<T>(sum / (1.0f + expf(-sum)));
+    }
   }
-  if (blockIdx.y > 0) return;
+  if (blockIdx.y == 0) {
 #pragma unroll
-  for (int j = 0; j < BEFORE; ++j) {
-    const long at = static_cast<long>(row) * BEFORE + j;
-    *reinterpret_cast<Run<T, W>*>(new_tail + at * channels + first) = read(n - BEFORE + j);
+    for (int j = 0; j < BEFORE; ++j) {
+      new_tail[(static_cast<long>(row) * BEFORE + j) * channels + channel] = last[j];
+    }
   }
 }
 

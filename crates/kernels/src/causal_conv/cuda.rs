@@ -7,8 +7,8 @@ use crate::cuda::Kernel;
 
 /// Threads of a block.
 const THREADS: i32 = 128;
-/// Steps that one thread computes.
-const RUN: i32 = 16;
+/// Steps that one thread computes, when decoding and when not.
+const RUNS: [i32; 2] = [2, 16];
 
 pub(super) fn run(conv: &CausalConv<'_>, s: Sizes) -> Result<Convolved> {
     let name = |present: bool, name: &'static str| if present { name } else { "nullptr" };
@@ -24,22 +24,27 @@ pub(super) fn run(conv: &CausalConv<'_>, s: Sizes) -> Result<Convolved> {
             ("lengths", conv.lengths),
         ],
         outputs: vec!["out", "new_tail"],
-        call: format!(
-            "offshoot::causal_conv<WIDTH, W, RUN, T, Weight>(u, weight, {tail}, {lengths}, out, \
+        call: &|| {
+            format!(
+                "offshoot::causal_conv<WIDTH, RUN, T, Weight>(u, weight, {tail}, {lengths}, out, \
              new_tail, u_shape[1], u_shape[2]);"
-        ),
+            )
+        },
         shared_bytes: 0,
     };
-    let per_thread = if s.channels % 2 == 0 { 2 } else { 1 };
-    let threads = s.channels / per_thread;
+    let run = RUNS[usize::from(s.steps > RUNS[0])];
     let tail_shape = [s.rows, s.width - 1, s.channels];
     let dtype = conv.u.dtype();
     let mut made = kernel
         .launch(&Launch {
             outputs: &[(conv.u.shape(), dtype), (&tail_shape, dtype)],
-            grid: [(threads + THREADS - 1) / THREADS * THREADS, (s.steps + RUN - 1) / RUN, s.rows],
+            grid: [
+                (s.channels + THREADS - 1) / THREADS * THREADS,
+                (s.steps + run - 1) / run,
+                s.rows,
+            ],
             group: [THREADS, 1, 1],
-            ints: &[("WIDTH", s.width), ("W", per_thread), ("RUN", RUN)],
+            ints: &[("WIDTH", s.width), ("RUN", run)],
             dtypes: &[("T", dtype), ("Weight", conv.weight.dtype())],
         })?
         .into_iter();

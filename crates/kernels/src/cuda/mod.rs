@@ -21,8 +21,8 @@ pub(crate) struct Kernel<'a> {
     pub(crate) inputs: Vec<(&'a str, Option<&'a Array>)>,
     /// Names of the outputs.
     pub(crate) outputs: Vec<&'a str>,
-    /// The call. It says `NULL` where an absent input would stand.
-    pub(crate) call: String,
+    /// Writes the call, in which `nullptr` stands for an absent input.
+    pub(crate) call: &'a dyn Fn() -> String,
     /// Dynamic shared memory.
     pub(crate) shared_bytes: i32,
 }
@@ -44,7 +44,7 @@ impl Kernel<'_> {
             name: &self.name,
             inputs: &names,
             outputs: &self.outputs,
-            body: &self.call,
+            body: &(self.call)(),
             header: &bare(&[include_str!("vectors.cuh"), self.source]),
             row_contiguous: true,
             shared_bytes: self.shared_bytes,

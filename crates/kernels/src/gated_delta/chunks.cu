@@ -111,38 +111,54 @@ __device__ inline void put_pair(float* to, float x, float y) {
 }
 
 // A C x N block of T on its way from global to shared memory, 16 bytes at a time. Rows from `count`
-// on are zero.
+// on are zero. What is under way stays as it came: taking it apart would wait for it.
 template <int N, typename T>
 struct Rows {
   static constexpr int WIDTH = 16 / sizeof(T);
   static constexpr int IN_ROW = N / WIDTH;
   static constexpr int RUNS = (C * IN_ROW + THREADS - 1) / THREADS;
-  Run<T, WIDTH> runs[RUNS];
+  const T* from;
+  long stride;
+  int count;
+  bool aligned;  // a view can begin anywhere
+  uint4 runs[RUNS];
 
-  __device__ void load(const T* from, long stride, int count) {
+  __device__ void load(const T* first, long row_stride, int n_rows) {
+    from = first;
+    stride = row_stride;
+    count = n_rows;
+    aligned = reinterpret_cast<size_t>(first) % 16 == 0;
+    if (!aligned) return;
 #pragma unroll
     for (int i = 0; i < RUNS; ++i) {
-      int at = threadIdx.x + i * THREADS, row = at / IN_ROW;
+      const int at = threadIdx.x + i * THREADS, row = at / IN_ROW;
+      runs[i] = make_uint4(0, 0, 0, 0);
       if (row < count) {
-        runs[i] = load_run<WIDTH>(from + row * stride, at % IN_ROW);
-      } else {
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) runs[i].at[j] = static_cast<T>(0.0f);
+        runs[i] = reinterpret_cast<const uint4*>(from + row * stride)[at % IN_ROW];
       }
     }
   }
 
   __device__ void store(float* to, int length) const {
+    if (!aligned) {
+      for (int at = threadIdx.x; at < C * N; at += THREADS) {
+        const int row = at / N, col = at % N;
+        const float x = row < count ? static_cast<float>(from[row * stride + col]) : 0.0f;
+        to[row * length + col] = x;
+      }
+      return;
+    }
 #pragma unroll
     for (int i = 0; i < RUNS; ++i) {
-      int at = threadIdx.x + i * THREADS, row = at / IN_ROW;
+      const int at = threadIdx.x + i * THREADS, row = at / IN_ROW;
       if (row < C) {
+        const Run<T, WIDTH> run = *reinterpret_cast<const Run<T, WIDTH>*>(&runs[i]);
 #pragma unroll
         for (int j = 0; j < WIDTH; j += 4) {
           float* cell = to + row * length + at % IN_ROW * WIDTH + j;
           *reinterpret_cast<float4*>(cell) = make_float4(
-              static_cast<float>(runs[i].at[j]), static_cast<float>(runs[i].at[j + 1]),
-              static_cast<float>(runs[i].at[j + 2]), static_cast<float>(runs[i].at[j + 3]));
+              static_cast<float>(run.at[j]), static_cast<float>(run.at[j + 1]),
+              static_cast<float>(run.at[j + 2]), static_cast<float>(run.at[j + 3]));
         }
       }
     }
@@ -167,16 +183,20 @@ __device__ inline void invert(const float* a, float* x, float* scratch) {
     }
   }
   __syncthreads();
+#pragma unroll
   for (int away = 1; away < 4; ++away) {
+#pragma unroll
     for (int i = away; i < 4; ++i) {  // block (i, j)
       const int j = i - away;
       float sum = 0;
+#pragma unroll
       for (int k = j * 16; k < i * 16; ++k) {
         sum += a[(i * 16 + r) * LC + k] * x[k * LC + j * 16 + c];
       }
       scratch[(j * 16 + r) * 17 + c] = sum;
     }
     __syncthreads();
+#pragma unroll
     for (int i = away; i < 4; ++i) {
       const int j = i - away;
       float sum = 0;
@@ -202,7 +222,7 @@ __device__ void delta_prepare(
   using P = Product<PRECISE>;
   float *ks = shared, *qs = ks + ROWS;
   float *kk = qs + ROWS, *qk = kk + C * LC;
-  float *scratch = qk + C * LC, *g_at = scratch + 3 * 16 * 17, *beta_at = g_at + C;
+  float *scratch = qk + C * LC, *gates = scratch + 3 * 16 * 17;  // G and beta of each head
   float *a = ks, *x = qs;  // keys and queries are not needed beside them
 
   const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
@@ -212,11 +232,33 @@ __device__ void delta_prepare(
   if (count <= 0) return;  // the scan does not look at these
   const long step = static_cast<long>(row) * n_steps + first;
 
-  Rows<DK, T> loading;
-  loading.load(k + (step * k_heads + key_head) * DK, static_cast<long>(k_heads) * DK, count);
-  loading.store(ks, LK);
-  loading.load(q + (step * k_heads + key_head) * DK, static_cast<long>(k_heads) * DK, count);
-  loading.store(qs, LK);
+  Rows<DK, T> keys, queries;
+  const long stride = static_cast<long>(k_heads) * DK;
+  keys.load(k + (step * k_heads + key_head) * DK, stride, count);
+  queries.load(q + (step * k_heads + key_head) * DK, stride, count);
+  const int share = v_heads / k_heads;
+  for (int of = warp; of < share; of += THREADS / 32) {
+    const int head = key_head * share + of;
+    const long at = (static_cast<long>(row) * v_heads + head) * n_chunks + chunk;
+    float *g_at = gates + of * 2 * C, *beta_at = g_at + C, sum = 0;
+#pragma unroll
+    for (int half = 0; half < C; half += 32) {
+      const int i = half + lane;
+      const bool counts = i < count;
+      float value = counts ? log_decay[(step + i) * v_heads + head] : 0.0f;
+      beta_at[i] = counts ? beta[(step + i) * v_heads + head] : 0.0f;
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        float before = __shfl_up_sync(~0u, value, offset);
+        if (lane >= offset) value += before;
+      }
+      g_at[i] = sum + value;
+      sum += __shfl_sync(~0u, value, 31);
+      decay[at * C + i] = g_at[i];
+    }
+  }
+  keys.store(ks, LK);
+  queries.store(qs, LK);
   __syncthreads();
 
   const int m = warp % 4 * 16;
@@ -238,29 +280,11 @@ __device__ void delta_prepare(
     put_pair(qk + (m + g + 8) * LC + col + 2 * t, of_q[2], of_q[3]);
   }
 
-  const int share = v_heads / k_heads;
-  for (int head = key_head * share; head < (key_head + 1) * share; ++head) {
-    const long at = (static_cast<long>(row) * v_heads + head) * n_chunks + chunk;
-    __syncthreads();  // kk and qk are there; a, x and the gates are no longer read
-    if (warp == 0) {
-      float sum = 0;
-#pragma unroll
-      for (int half = 0; half < C; half += 32) {
-        const int i = half + lane;
-        const bool counts = i < count;
-        float value = counts ? log_decay[(step + i) * v_heads + head] : 0.0f;
-#pragma unroll
-        for (int offset = 1; offset < 32; offset *= 2) {
-          float before = __shfl_up_sync(~0u, value, offset);
-          if (lane >= offset) value += before;
-        }
-        g_at[i] = sum + value;
-        sum += __shfl_sync(~0u, value, 31);
-        beta_at[i] = counts ? beta[(step + i) * v_heads + head] : 0.0f;
-        decay[at * C + i] = g_at[i];
-      }
-    }
-    __syncthreads();
+  for (int of = 0; of < share; ++of) {
+    const long head = static_cast<long>(row) * v_heads + key_head * share + of;
+    const long at = head * n_chunks + chunk;
+    const float *g_at = gates + of * 2 * C, *beta_at = g_at + C;
+    __syncthreads();  // kk and qk are there; a and x are no longer read
     for (int cell = tid; cell < C * C; cell += THREADS) {
       const int i = cell / C, j = cell % C;
       // Above the diagonal the difference is positive, and would overflow.
@@ -313,7 +337,7 @@ struct State {
         for (int i = 0; i < 4; ++i) at[d][j][i] *= factor;
       }
     }
-#pragma unroll 2
+#pragma unroll 4
     for (int i = 0; i < C; i += 8) {
       typename P::A a[DOWN];
 #pragma unroll
@@ -379,6 +403,12 @@ __device__ void delta_scan(
   Rows<DK, T> keys, queries;
   Rows<C, float> inverses, score_rows;
   float next_g = 0;
+  T next_v[NT][4];
+  // Element i of an accumulator lies in row m + g + 8 (i / 2), column tile + 2t + i % 2.
+  auto cell = [&](long step, int i, int j) {
+    const long in_heads = (step + m + g + i / 2 * 8) * v_heads + head;
+    return in_heads * v_dim + value + (half + j) * 8 + 2 * t + i % 2;
+  };
   auto load = [&](int chunk) {
     const long step = static_cast<long>(row) * n_steps + chunk * C;
     const long stride = static_cast<long>(k_heads) * DK;
@@ -388,6 +418,14 @@ __device__ void delta_scan(
     inverses.load(inverse + (matrix + chunk) * C * C, C, C);
     score_rows.load(scores + (matrix + chunk) * C * C, C, C);
     if (tid < C) next_g = decay[(matrix + chunk) * C + tid];
+#pragma unroll
+    for (int j = 0; j < NT; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        next_v[j][i] = static_cast<T>(0.0f);
+        if (m + g + i / 2 * 8 < count) next_v[j][i] = v[cell(step, i, j)];
+      }
+    }
   };
   if (n > 0) load(0);
 
@@ -400,21 +438,18 @@ __device__ void delta_scan(
     inverses.store(ts, LC);
     score_rows.store(ps, LC);
     if (tid < C) g_at[tid] = next_g;
-    __syncthreads();
-    if (AHEAD && first + C < n) load(first / C + 1);
-
-    // Element i of an accumulator lies in row m + g + 8 (i / 2), column tile + 2t + i % 2.
     float wanted[NT][4], o[NT][4], r[NT][4], kept[2];
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int in_chunk = m + g + i / 2 * 8, col = (half + j) * 8 + 2 * t + i % 2;
-        const long from = ((step + in_chunk) * v_heads + head) * v_dim + value + col;
-        wanted[j][i] = in_chunk < count ? static_cast<float>(v[from]) : 0.0f;
+        wanted[j][i] = static_cast<float>(next_v[j][i]);
         o[j][i] = r[j][i] = 0;
       }
     }
+    __syncthreads();
+    if (AHEAD && first + C < n) load(first / C + 1);
+
 #pragma unroll 4
     for (int i = 0; i < DK; i += 8) {
       auto key = P::a_rows(ks, LK, m, i, g, t);
@@ -447,7 +482,8 @@ __device__ void delta_scan(
 #pragma unroll
       for (int i = 0; i < 4; ++i) values[j][i] = 0;
     }
-    for (int i = 0; i < m + 16; i += 8) {
+#pragma unroll 4
+    for (int i = 0; i < C; i += 8) {  // also the zeros above the diagonal: no warp is sooner done
       auto a = P::a_rows(ts, LC, m, i, g, t);
 #pragma unroll
       for (int j = 0; j < NT; ++j) {
@@ -488,7 +524,8 @@ __device__ void delta_scan(
     weigh(C);
     __syncthreads();
 
-    for (int i = 0; i < m + 16; i += 8) {
+#pragma unroll 4
+    for (int i = 0; i < C; i += 8) {  // also the zeros above the diagonal: no warp is sooner done
       auto a = P::a_rows(ps, LC, m, i, g, t);
 #pragma unroll
       for (int j = 0; j < NT; ++j) {
@@ -498,10 +535,11 @@ __device__ void delta_scan(
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int in_chunk = m + g + i / 2 * 8, col = (half + j) * 8 + 2 * t + i % 2;
-        const long to = ((step + in_chunk) * v_heads + head) * v_dim + value + col;
-        if (in_chunk < count) out[to] = static_cast<T>(o[j][i]);
+      for (int i = 0; i < 4; i += 2) {
+        if (m + g + i / 2 * 8 < count) {
+          Run<T, 2> pair{static_cast<T>(o[j][i]), static_cast<T>(o[j][i + 1])};
+          *reinterpret_cast<Run<T, 2>*>(out + cell(step, i, j)) = pair;
+        }
       }
     }
     s.update(expf(g_at[C - 1]), ws, ks, warp, g, t);

@@ -309,17 +309,23 @@ fn band_body<const FUSED: bool>(
         let (k, q) = (&block.k[step * dk..][..dk], &block.q[step * dk..][..dk]);
         let (gate, beta) = (block.gate[step], block.beta[step]);
         // Two sums, so that one does not wait for the other.
-        let mut known = [[0.0f32; BAND]; 2];
-        for (i, (s, k)) in band.iter().zip(k).enumerate() {
-            let known = &mut known[i % 2];
+        let (mut even, mut odd) = ([0.0f32; BAND], [0.0f32; BAND]);
+        let (pairs, keys) = (band.as_chunks::<2>(), k.as_chunks::<2>());
+        for (s, k) in pairs.0.iter().zip(keys.0) {
             for l in 0..BAND {
-                known[l] = madd::<FUSED>(s[l], *k, known[l]);
+                even[l] = madd::<FUSED>(s[0][l], k[0], even[l]);
+                odd[l] = madd::<FUSED>(s[1][l], k[1], odd[l]);
+            }
+        }
+        for (s, k) in pairs.1.iter().zip(keys.1) {
+            for l in 0..BAND {
+                even[l] = madd::<FUSED>(s[l], *k, even[l]);
             }
         }
         let v = &v[step * width..][..BAND];
         let mut delta = [0.0f32; BAND];
         for l in 0..BAND {
-            delta[l] = (v[l] - gate * (known[0][l] + known[1][l])) * beta;
+            delta[l] = (v[l] - gate * (even[l] + odd[l])) * beta;
         }
         let mut y = [0.0f32; BAND];
         for ((s, k), q) in band.iter_mut().zip(k).zip(q) {

@@ -6,7 +6,7 @@ use super::{GatedDelta, Sizes, Updated};
 use crate::cuda::{Kernel, shared_limit_bytes};
 
 /// More steps than this go in chunks.
-const FEW: i32 = 32;
+const FEW: i32 = 64;
 /// Steps of a chunk.
 const CHUNK: i32 = 64;
 /// Threads of a block of the chunked kernels.
@@ -22,8 +22,9 @@ pub(super) fn run(g: &GatedDelta<'_>, s: Sizes, capture: &[i32]) -> Result<Updat
     let dtype = g.common_dtype();
     let (q, k, v) = (g.q.astype(dtype)?, g.k.astype(dtype)?, g.v.astype(dtype)?);
     let g = GatedDelta { q: &q, k: &k, v: &v, ..*g };
-    let at = Array::from_slice(capture, &[capture.len() as i32])?;
-    let capture = (!capture.is_empty()).then_some(&at);
+    let n_captures = capture.len() as i32;
+    let at = (n_captures > 0).then(|| Array::from_slice(capture, &[n_captures])).transpose()?;
+    let capture = at.as_ref();
     if s.steps <= FEW || s.v_dim % 16 != 0 || shared_bytes(&s).1 > shared_limit_bytes() {
         steps(&g, &s, capture)
     } else {
@@ -40,7 +41,8 @@ fn tile(s: &Sizes) -> i32 {
 fn shared_bytes(s: &Sizes) -> (i32, i32) {
     let (row_k, row_c, tile) = (s.k_dim + 8, CHUNK + 8, tile(s));
     let matrix = CHUNK * row_c;
-    let prepare = 2 * (CHUNK * row_k).max(matrix) + 2 * matrix + 3 * 16 * 17 + 2 * CHUNK;
+    let prepare =
+        2 * (CHUNK * row_k).max(matrix) + 2 * matrix + 3 * 16 * 17 + 2 * CHUNK * s.share();
     let scan = 2 * CHUNK * row_k + 2 * matrix + 3 * CHUNK * (tile + 4) + tile * row_k + CHUNK;
     (4 * prepare, 4 * scan)
 }
@@ -97,14 +99,19 @@ fn steps(g: &GatedDelta<'_>, s: &Sizes, capture: Option<&Array>) -> Result<Updat
             ("capture", capture),
         ],
         outputs,
-        call: format!(
-            "offshoot::delta_steps<DK, T>(q, k, v, log_decay, beta, {}, {targets}, {SIZES});",
-            optional.arguments()
-        ),
+        call: &|| {
+            format!(
+                "__shared__ offshoot::Tile<DK, STEPS> tile;\n\
+             offshoot::delta_steps<DK, STEPS, T>(tile, q, k, v, log_decay, beta, {}, \
+                 {targets}, {SIZES});",
+                optional.arguments()
+            )
+        },
         shared_bytes: 0,
     };
+    let at_once = if s.steps == 1 { 1 } else { 16 };
     let grid = [(s.v_dim + 15) / 16 * 128, s.v_heads, s.rows];
-    update(&kernel, g, s, capture, grid, [128, 1, 1], &[("DK", s.k_dim)])
+    update(&kernel, g, s, capture, grid, [128, 1, 1], &[("DK", s.k_dim), ("STEPS", at_once)])
 }
 
 fn chunks(g: &GatedDelta<'_>, s: &Sizes, capture: Option<&Array>) -> Result<Updated> {
@@ -128,12 +135,14 @@ fn chunks(g: &GatedDelta<'_>, s: &Sizes, capture: Option<&Array>) -> Result<Upda
             ("capture", capture),
         ],
         outputs,
-        call: format!(
-            "extern __shared__ float4 pool[];\n\
+        call: &|| {
+            format!(
+                "extern __shared__ float4 pool[];\n\
              offshoot::delta_scan<DK, TILE, T>(reinterpret_cast<float*>(pool), q, k, v, inverse, \
              scores, decay, {}, {targets}, {SIZES});",
-            optional.arguments()
-        ),
+                optional.arguments()
+            )
+        },
         shared_bytes: shared_bytes(s).1,
     };
     let tile = tile(s);
@@ -157,11 +166,13 @@ fn prepare(g: &GatedDelta<'_>, s: &Sizes) -> Result<Vec<Array>> {
             ("lengths", g.lengths),
         ],
         outputs: vec!["inverse", "scores", "decay"],
-        call: format!(
-            "extern __shared__ float4 pool[];\n\
+        call: &|| {
+            format!(
+                "extern __shared__ float4 pool[];\n\
              offshoot::delta_prepare<DK, T>(reinterpret_cast<float*>(pool), q, k, log_decay, beta, \
              {lengths}, inverse, scores, decay, q_shape[1], q_shape[2], beta_shape[2]);"
-        ),
+            )
+        },
         shared_bytes: shared_bytes(s).0,
     };
     let matrix = [s.rows, s.v_heads, n, CHUNK, CHUNK];

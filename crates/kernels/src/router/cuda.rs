@@ -28,10 +28,12 @@ pub(super) fn run(logits: &Array, k: i32, rule: Rule<'_>) -> Result<Routed> {
         source: include_str!("router.cu"),
         inputs: vec![("logits", Some(logits)), ("bias", bias)],
         outputs: vec!["indices", "weights"],
-        call: format!(
-            "offshoot::route<RULE, E, K, NORMALISE, N_GROUP, TOPK_GROUP, WARPS, T>(logits, {name}, \
-             indices, weights, logits_shape[0], {scale:?}f);"
-        ),
+        call: &|| {
+            format!(
+                "offshoot::route<RULE, E, K, NORMALISE, N_GROUP, TOPK_GROUP, WARPS, T>(logits, \
+                 {name}, indices, weights, logits_shape[0], {scale:?}f);"
+            )
+        },
         shared_bytes: 0,
     };
     let n = logits.dim(0);

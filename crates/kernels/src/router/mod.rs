@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`softmax_topk`] | p = softmax(logits) | p, divided by the sum of the chosen if normalised |
 //! | [`topk_softmax`] | logits | softmax over the chosen |
-//! | [`sigmoid_topk`] | σ(logits) + bias, in the best groups | σ, divided by the sum of the chosen if normalised, times a factor |
+//! | [`sigmoid_topk`] | σ(logits) + bias, in the best groups | σ, likewise, times a factor |
 //!
 //! Experts come best first; of equal ones, which is chosen is unspecified. Everything is computed
 //! in f32. `twin.rs` has each in MLX's operations, `cpu.rs` in Rust, `router.cu` with one warp per

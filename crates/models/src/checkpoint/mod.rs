@@ -170,7 +170,8 @@ impl<'p> Weights<'p> {
             return Err(Error::Missing { folder, names: state.missing });
         }
         let tensors = tensors.into_inner();
-        let left = tensors.map.into_iter().filter(|(name, _)| !name.ends_with(".inv_freq"));
+        let left =
+            tensors.map.into_iter().filter(|(name, _)| !name.ends_with(".rotary_emb.inv_freq"));
         let names = left
             .map(|(name, tensor)| {
                 format!("{name} ({})", tensor.file.file_name().unwrap_or_default().display())

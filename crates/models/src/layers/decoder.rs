@@ -91,6 +91,7 @@ impl Layer for Block {
 /// The whole model.
 #[derive(Debug)]
 pub struct Decoder {
+    sizes: DecoderSizes,
     embed_tokens: Embedding,
     layers: Vec<Box<dyn Layer>>,
     norm: RmsNorm,
@@ -126,7 +127,15 @@ impl Decoder {
             embed_tokens.as_head()?
         };
         weights.settle()?;
-        Ok(Self { embed_tokens, layers, norm, lm_head, embedding_scale: None, logit_softcap: None })
+        Ok(Self {
+            sizes,
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            embedding_scale: None,
+            logit_softcap: None,
+        })
     }
 }
 
@@ -146,6 +155,10 @@ pub struct DecoderSizes {
 }
 
 impl Model for Decoder {
+    fn vocab_size(&self) -> i32 {
+        self.sizes.vocab
+    }
+
     fn new_state(&self) -> Vec<LayerState> {
         self.layers.iter().map(|layer| layer.mixer().new_state()).collect()
     }

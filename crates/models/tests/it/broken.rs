@@ -311,6 +311,7 @@ fn configs_of_experts_and_hybrids_that_lie_are_refused_by_the_name_of_the_field(
         ("gpt_oss/default", "sliding_window", json!(-7), &["sliding_window"]),
         ("gpt_oss/default", "num_local_experts", json!(3), &["num_local_experts or shape", "3"]),
         ("gemma3_text/default", "sliding_window", json!("wide"), &["sliding_window"]),
+        ("gemma3_text/default", "vocab_size", json!(null), &["embed_tokens", "[262208, 56]"]),
         ("gemma3_text/default", "query_pre_attn_scalar", json!(0), &["query_pre_attn_scalar"]),
         ("gemma3_text/default", "attn_logit_softcapping", json!(30.0), &["attn_logit_softcapping"]),
         (
