@@ -241,7 +241,8 @@ def draw_config(rng, family, n_tokens, mlx):
         config = special[family](rng, n_tokens, mlx)
     else:
         config = draw_dense(rng, family, n_tokens, mlx)
-    tied = family != "gpt_oss" and rng.random() < 0.4
+    owns_head = family == "gpt_oss" or mlx and family == "glm4_moe_lite"
+    tied = not owns_head and rng.random() < 0.4
     return config | dict(tie_word_embeddings=tied, initializer_range=0.1)
 
 
@@ -320,7 +321,8 @@ def draw_layout(rng, family, kwargs, mlx):
     if mlx and family in ("qwen3_5", "qwen3_5_moe"):
         return family
     if mlx:  # mlx-lm stacks experts that it finds one by one
-        return rng.choice(["saved", "gemma3"]) if family == "gemma3_text" else "saved"
+        wraps = family == "gemma3_text" and kwargs["tie_word_embeddings"]
+        return rng.choice(["saved", "gemma3"]) if wraps else "saved"
     choices = {"qwen3_5": ["saved", "qwen3_5"], "gemma3_text": ["saved", "gemma3"],
                "qwen3_5_moe": ["saved", "fused", "qwen3_5_moe"]}
     return rng.choice(choices.get(family, ["saved", "fused"] if family in ROUTED else ["saved"]))
