@@ -241,7 +241,8 @@ def draw_config(rng, family, n_tokens, mlx):
         config = special[family](rng, n_tokens, mlx)
     else:
         config = draw_dense(rng, family, n_tokens, mlx)
-    tied = family != "gpt_oss" and rng.random() < 0.4
+    owns_head = family == "gpt_oss" or mlx and family == "glm4_moe_lite"
+    tied = not owns_head and rng.random() < 0.4
     return config | dict(tie_word_embeddings=tied, initializer_range=0.1)
 
 
@@ -320,23 +321,34 @@ def draw_layout(rng, family, kwargs, mlx):
     if mlx and family in ("qwen3_5", "qwen3_5_moe"):
         return family
     if mlx:  # mlx-lm stacks experts that it finds one by one
-        return rng.choice(["saved", "gemma3"]) if family == "gemma3_text" else "saved"
+        wraps = family == "gemma3_text" and kwargs["tie_word_embeddings"]
+        return rng.choice(["saved", "gemma3"]) if wraps else "saved"
     choices = {"qwen3_5": ["saved", "qwen3_5"], "gemma3_text": ["saved", "gemma3"],
                "qwen3_5_moe": ["saved", "fused", "qwen3_5_moe"]}
     return rng.choice(choices.get(family, ["saved", "fused"] if family in ROUTED else ["saved"]))
 
 
+def is_regular(old, kwargs):
+    """Whether the number in an old config gives the list of layer kinds."""
+    key = "full_attention_interval" if "full_attention_interval" in old else (
+        "sliding_window_pattern")
+    return key in old and all((kind == "full_attention") == ((i + 1) % old[key] == 0)
+                              for i, kind in enumerate(kwargs["layer_types"]))
+
+
 def spell(rng, config, kwargs, mlx):
     """(config.json in a spelling, its name)"""
-    needs_v4 = config["model_type"] in ("qwen3_moe", "qwen3_next") and mlx
-    spelling = rng.choice(["v4", "v4-type"] if needs_v4 else ["v5", "v4", "v4-type"])
+    choices = ["v5", "v4", "v4-type"]
+    if config["model_type"] in ("qwen3_moe", "qwen3_next") and mlx:
+        choices.remove("v5")
+    if config["model_type"] == "gemma3_text":  # transformers passes over its rope_scaling.type
+        choices.remove("v4-type")
+    spelling = rng.choice(choices)
     if spelling == "v5":
         return config, spelling
     old = make.to_v4(config, "type" if spelling == "v4-type" else "rope_type")
-    # A list that one number does not give is written as it is.
-    if config["model_type"] in ("gpt_oss", "gemma3_text") or "linear_attention" in config.get(
-            "layer_types", ()):
-        old["layer_types"] = config["layer_types"]
+    if "layer_types" in kwargs and not (is_regular(old, kwargs) and rng.random() < 0.6):
+        old["layer_types"] = kwargs["layer_types"]
     if "mlp_layer_types" in kwargs:
         old["mlp_layer_types"] = kwargs["mlp_layer_types"]
         old.pop("first_k_dense_replace")
@@ -359,6 +371,8 @@ def write_hf(rng, family, kwargs, folder, dtype, mlx):
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     path = folder / "config.json"
     config, spelling = spell(rng, json.loads(path.read_text()), kwargs, mlx)
+    if family in HYBRID and mlx:  # mlx-lm knows intervals only
+        config["full_attention_interval"] = 1 + kwargs["layer_types"].index("full_attention")
     layout = draw_layout(rng, family, kwargs, mlx)
     tensors = read(folder) | wide
     if layout in ("fused", "qwen3_5_moe"):
@@ -369,13 +383,11 @@ def write_hf(rng, family, kwargs, folder, dtype, mlx):
             "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens",
             "lm_head"])
     if layout in layouts.VISION:
-        if mlx and "layer_types" in config and family != "gemma3_text":
-            config["full_attention_interval"] = 1 + config["layer_types"].index("full_attention")
         tensors = layouts.LAYOUTS[layout](tensors) if layout != "qwen3_5_moe" else (
             layouts.inside(tensors, "model.language_model."))
         config = layouts.config_of(layout, config, FAMILIES[family].prefix)
-    elif family in HYBRID and mlx:
-        config["full_attention_interval"] = 1 + config["layer_types"].index("full_attention")
+        if mlx:  # where mlx-lm looks for it
+            config["vocab_size"] = kwargs["vocab_size"]
     path.write_text(json.dumps(config))
     n_shards = rng.choice([1, 1, 2, 3])
     rewrite(folder, tensors, n_shards)

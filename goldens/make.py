@@ -62,7 +62,7 @@ def to_v4(config, kind_key):
     if config["model_type"] == "qwen3_moe":
         config["num_experts"] = config.pop("num_local_experts")
     if config["model_type"] == "glm4_moe_lite":
-        config["first_k_dense_replace"] = config.pop("mlp_layer_types").index("sparse")
+        config["first_k_dense_replace"] = [*config.pop("mlp_layer_types"), "sparse"].index("sparse")
         config |= dict(moe_layer_freq=1, topk_method="noaux_tc", scoring_func="sigmoid",
                        partial_rotary_factor=1.0)
     config["transformers_version"] = "4.46.3"
@@ -112,7 +112,8 @@ def load(family, folder, ignored=()):
                if not re.match(r"model\.(vision_tower|multi_modal_projector)\.", name)}
     # By layer, because the loader names the experts of a layer anew.
     unexpected = {tuple(name.split(".")[:3]) for name in report["unexpected_keys"]}
-    assert unexpected <= {tuple(name.split(".")[:3]) for name in ignored} and not report["mismatched_keys"], report
+    allowed = {tuple(name.split(".")[:3]) for name in ignored}
+    assert unexpected <= allowed and not report["mismatched_keys"], report
     tied = model.config.get_text_config().tie_word_embeddings
     assert missing <= ({"lm_head.weight"} if tied else set()), report
     return model.eval()
@@ -130,6 +131,10 @@ def write_folder(folder, config, weights):
 def logits(model, tokens):
     """f32 logits [tokens, vocab]."""
     return model(torch.tensor([tokens]), use_cache=False).logits[0].float().numpy()
+
+
+class CloseChoices(Exception):
+    """A model whose routers choose closely wherever one looks."""
 
 
 class Margins:
@@ -179,7 +184,7 @@ class Margins:
 
 def tokens_apart(model, seed, n, vocab, margin):
     """`n` token ids by the generator, leaving out each at which, after those before it, a router
-    would choose more closely than `margin`."""
+    would choose more closely than `margin`; fails if these are nearly all."""
     tokens, rest = [], generator.tokens(seed, 100 * n, vocab)
     while len(rest) >= n:
         n_new = n - len(tokens)
@@ -191,7 +196,7 @@ def tokens_apart(model, seed, n, vocab, margin):
             return tokens + rest[:n_new]
         n_kept = close[0] - len(tokens)
         tokens, rest = tokens + rest[:n_kept], rest[n_kept + 1:]
-    raise AssertionError("nearly every token makes a router choose closely")
+    raise CloseChoices("nearly every token makes a router choose closely")
 
 
 def one_per_line(table):

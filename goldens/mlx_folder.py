@@ -144,3 +144,38 @@ def mlx_lm_logits(folder, tokens, in_f32):
     if in_f32:
         model.set_dtype(mx.float32)
     return np.array(model(mx.array([tokens]))[0].astype(mx.float32))
+
+
+def deviations(config):
+    """Why mlx-lm 0.32.2 may compute something else than transformers with this config, in words."""
+    text = config.get("text_config", config)
+    family = text["model_type"].removesuffix("_text") if "qwen3_5" in text["model_type"] else (
+        text["model_type"])
+    nested, old = text.get("rope_parameters") or {}, text.get("rope_scaling") or {}
+    nested = nested.get("full_attention", nested)
+    rope = nested or old
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    linear = [i for i, k in enumerate(text.get("layer_types", ())) if k == "full_attention"]
+    every = linear[0] + 1 if linear else 0
+    reads_nested = ("qwen3", "qwen3_5", "qwen3_5_moe")
+    facts = {
+        "reads no nested rope_parameters": nested and family not in reads_nested,
+        "reads nested rope_parameters only": not nested and family.startswith("qwen3_5"),
+        "scales no rope": family == "qwen3_moe" and kind != "default",
+        "long factors at every length": kind == "longrope",
+        "dynamic rope": kind == "dynamic",
+        "truncates yarn": kind == "yarn" and rope.get("truncate") is False,
+        "yarn's attention_factor and mscale": kind == "yarn" and any(
+            key in rope for key in ("attention_factor", "mscale", "mscale_all_dim")),
+        "no window": text.get("use_sliding_window") or family == "mistral" and text.get(
+            "sliding_window"),
+        "intervals only": family in ("gemma3_text", "qwen3_next", "qwen3_5", "qwen3_5_moe")
+        and linear != list(range(every - 1, text["num_hidden_layers"], every or 1)),
+        "rms_norm_eps in latent norms": family == "glm4_moe_lite" and text["rms_norm_eps"] != 1e-6,
+        "pairs only": text.get("rope_interleave") is False,
+        "other groups at zero": text.get("n_group", 1) > 1,
+        "embedding factor in bf16": family == "gemma3_text",
+        "no cap on logits": text.get("final_logit_softcapping"),
+        "swiglu constants": text.get("swiglu_limit", 7.0) != 7.0,
+    }
+    return [name for name, holds in facts.items() if holds]

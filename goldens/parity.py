@@ -21,9 +21,12 @@ Exits 1 if anything misses, 2 on wrong arguments.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,6 +45,8 @@ CHUNKS = [None, 1, 3, 7]
 BOUNDS_F32 = (1e-3, 1e-4)
 # The least distance of a choice of experts, as a share of the scores' spread.
 MARGINS = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
+# MLX's quantised CPU kernels sum in the folder's dtype: 1 % off in f16 already.
+MLX_MARGINS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 FLOORS = {"bfloat16": (2e-2, 1e-3), "float16": (3e-3, 1e-4)}
 
 
@@ -111,33 +116,50 @@ def against_mlx_lm(folder, tokens, expected, got):
         return f"cannot run the folder: {type(error).__name__} {str(error).splitlines()[0][:60]}"
     apart = make.relative(wide, expected)
     if not apart < 1e-4:
-        return f"differs from transformers by {apart:.1e} in f32: not compared"
+        config = json.loads((folder / "config.json").read_text())
+        reasons = "; ".join(mlx_folder.deviations(config)) or "for no known reason"
+        return f"{apart:.1e} from transformers in f32, not compared: {reasons}"
     own_error = make.relative(own, expected)
     if isinstance(got, str):
         return f"error {own_error:.1e} from transformers; Offshoot has none"
     return f"{make.relative(got, own):9.1e} {divergence(got, own):9.1e}   own error {own_error:.1e}"
 
 
-def check_model(arguments, idx, scratch):
-    """Draws model number `idx`, prints its rows, returns the number of misses."""
-    rng = random.Random(f"{arguments.seed}/{idx}")
+def draw_model(arguments, idx, attempt, scratch):
+    """(model, its folder, label, dtype, tokens) number `idx`; fails if its routers choose closely
+    at nearly every token."""
+    rng = random.Random(f"{arguments.seed}/{idx}" + f"/{attempt}" * (attempt > 0))
     torch.manual_seed(rng.randrange(2**31))
     family = rng.choice(arguments.families)
     n_tokens = rng.randrange(20, 50)
     kwargs = draws.draw_config(rng, family, n_tokens, arguments.quantized)
     dtype = rng.choice(arguments.dtypes)
     folder = scratch / f"model{idx}"
+    shutil.rmtree(folder, ignore_errors=True)
     layout = draws.write_hf(rng, family, kwargs, folder, dtype, arguments.quantized)
     if arguments.quantized:
         source, folder = folder, scratch / f"mlx{idx}"
+        shutil.rmtree(folder, ignore_errors=True)
         layout = draws.write_mlx(rng, source, folder, dtype)
     model = mlx_folder.reference(family, folder)
-    tokens = make.tokens_apart(model, rng.randrange(2**63), n_tokens, kwargs["vocab_size"],
-                               MARGINS[dtype])
-    expected = make.logits(model, tokens)
-    allowed = bounds(model, dtype, tokens, expected, arguments.quantized)
+    margin = (MLX_MARGINS if arguments.quantized else MARGINS)[dtype]
+    tokens = make.tokens_apart(model, rng.randrange(2**63), n_tokens, kwargs["vocab_size"], margin)
     rope = kwargs["rope_parameters"].get("full_attention", kwargs["rope_parameters"])
     label = f"{idx:3} {family:13} {layout:26} {dtype:9} {rope['rope_type']:9} {n_tokens:3}"
+    return model, folder, label, dtype, tokens
+
+
+def check_model(arguments, idx, scratch):
+    """Draws model number `idx`, prints its rows, returns the number of misses."""
+    for attempt in itertools.count():
+        with contextlib.suppress(make.CloseChoices):
+            drawn = draw_model(arguments, idx, attempt, scratch)
+            break
+    model, folder, label, dtype, tokens = drawn
+    expected = make.logits(model, tokens)
+    np.save(scratch / f"{idx}-expected.npy", expected)
+    (scratch / f"{idx}-tokens.txt").write_text(",".join(map(str, tokens)))
+    allowed = bounds(model, dtype, tokens, expected, arguments.quantized)
     n_misses = 0
     for chunk in CHUNKS:
         got = ask(arguments.offshoot, folder, tokens, chunk, scratch / f"{idx}-{chunk}.npy")
