@@ -307,7 +307,8 @@ def to_hub(tensors):
     result = {}
     for name, tensor in tensors.items():
         if re.search(r"experts\.(gate_up|down)_proj$", name):
-            result |= mlx_folder.hub_blocks(name, tensor.float().swapaxes(1, 2).contiguous().numpy())
+            turned = tensor.float().swapaxes(1, 2).contiguous()
+            result |= mlx_folder.hub_blocks(name, turned.numpy())
         else:
             result[name] = tensor
     return result

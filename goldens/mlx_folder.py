@@ -169,7 +169,8 @@ def deviations(config):
             key in rope for key in ("attention_factor", "mscale", "mscale_all_dim")),
         "no window": text.get("use_sliding_window") or family == "mistral" and text.get(
             "sliding_window"),
-        "intervals only": family in ("gemma3_text", "qwen3_next", "qwen3_5", "qwen3_5_moe")
+        "intervals only": "layer_types" in text and family in (
+            "gemma3_text", "qwen3_next", "qwen3_5", "qwen3_5_moe")
         and linear != list(range(every - 1, text["num_hidden_layers"], every or 1)),
         "rms_norm_eps in latent norms": family == "glm4_moe_lite" and text["rms_norm_eps"] != 1e-6,
         "pairs only": text.get("rope_interleave") is False,
