@@ -409,4 +409,7 @@ def write_mlx(rng, source, folder, dtype):
     mlx_folder.convert(source, folder, dtype, chosen, overrides)
     if not chosen:
         return "mlx"
-    return f"mlx {chosen['mode']} {chosen['bits']}/{chosen['group_size']}" + "+" * bool(overrides)
+    label = f"mlx {chosen['mode']} {chosen['bits']}/{chosen['group_size']}" + "+" * bool(overrides)
+    if chosen["mode"] == "affine" and rng.random() < 0.5 and mlx_folder.join_kv_b(folder, chosen):
+        label += " kv_b"
+    return label
