@@ -7,7 +7,7 @@ use super::{CausalConv, Convolved, Sizes};
 use crate::cpu::{Failure, Floats, Parts, each, exp, for_processor, madd};
 
 /// Channels of a band.
-const BAND: usize = 256;
+const BAND: usize = 512;
 
 struct Task<'a> {
     u: Floats<'a>,

@@ -4,7 +4,7 @@ mod pool;
 
 use std::marker::PhantomData;
 
-use mlx::{Dtype, TensorMut, TensorRef};
+use mlx::{Dtype, Element, TensorMut, TensorRef};
 
 pub(crate) use pool::each;
 
@@ -81,25 +81,25 @@ pub(crate) struct Parts<'a> {
 unsafe impl Sync for Parts<'_> {}
 
 impl<'a> Parts<'a> {
-    /// `tensor` must hold f32 or bf16.
+    /// `tensor` must hold f32, bf16 or u32.
     pub(crate) fn new(tensor: &'a mut TensorMut<'_>) -> Result<Self, Failure> {
         let dtype = tensor.dtype;
-        if !matches!(dtype, Dtype::F32 | Dtype::Bf16) {
+        if !matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::U32) {
             return Err(format!("{dtype} is not written"));
         }
         let bytes = tensor.bytes_mut();
         Ok(Self { data: bytes.as_mut_ptr(), n_bytes: bytes.len(), dtype, life: PhantomData })
     }
 
-    /// Writes `values` as elements `start..`, rounded to the output's dtype.
+    /// Writes `values` as elements `start..` of an f32 or bf16 output, rounded to its dtype.
     ///
     /// # Safety
     /// No other task reads or writes these elements.
     #[inline(always)]
     pub(crate) unsafe fn write(&self, start: usize, values: &[f32]) {
-        if self.dtype == Dtype::F32 {
+        if self.dtype != Dtype::Bf16 {
             // SAFETY: the caller's promise.
-            unsafe { self.slice(start, values.len()) }.copy_from_slice(values);
+            unsafe { self.slice::<f32>(start, values.len()) }.copy_from_slice(values);
             return;
         }
         assert!(2 * (start + values.len()) <= self.n_bytes, "a task writes inside the output");
@@ -111,18 +111,18 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// Elements `start..start + n` of an f32 output.
+    /// Elements `start..start + n` of an output of 4-byte `T`.
     ///
     /// # Safety
     /// No other task reads or writes these elements while the slice lives.
     #[allow(clippy::mut_from_ref)]
     #[inline(always)]
-    pub(crate) unsafe fn slice(&self, start: usize, n: usize) -> &mut [f32] {
-        assert!(self.dtype == Dtype::F32, "only f32 is borrowed");
+    pub(crate) unsafe fn slice<T: Element>(&self, start: usize, n: usize) -> &mut [T] {
+        assert!(self.dtype == T::DTYPE && size_of::<T>() == 4, "another type is stored");
         assert!(4 * (start + n) <= self.n_bytes, "a task writes inside the output");
         // SAFETY: inside the output, by the assertion, which MLX aligns for every dtype; not
         // shared, by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.data.cast::<f32>().add(start), n) }
+        unsafe { std::slice::from_raw_parts_mut(self.data.cast::<T>().add(start), n) }
     }
 }
 
@@ -139,14 +139,16 @@ pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     // x = n ln 2 + r. Adding and subtracting 1.5·2²³ rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
     let limited = x.clamp(-87.0, 88.0);
-    let n = madd::<FUSED>(limited, std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let rounded = madd::<FUSED>(limited, std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
     let r = madd::<FUSED>(n, -0.693_359_4, limited);
     let r = madd::<FUSED>(n, 2.121_944_4e-4, r);
     let mut p = 1.0 / 5040.0;
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = madd::<FUSED>(p, r, c);
     }
-    let power = f32::from_bits((n as i32 + 127).cast_unsigned() << 23);
+    // The low bits of the rounded sum are n; the exponent's place takes n + 127.
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.0 { 0.0 } else { p * power }
 }
 

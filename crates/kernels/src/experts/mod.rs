@@ -36,7 +36,10 @@ pub fn product(x: &Array, w: &Array, which: &Array, sorted: bool) -> Result<Arra
     match Device::current_backend() {
         Backend::Cpu => cpu::run(x, w, which, sizes),
         Backend::Cuda | Backend::Metal => {
-            x.gather_mm(&w.swap_axes(-1, -2)?, None, Some(which), sorted)?.astype(x.dtype())
+            // CUDA's form for sorted indices takes the stride of the axis of one row, which
+            // inserting that axis leaves at 1, for the distance of rows.
+            let rows = x.flatten(0, -2)?.reshape(x.shape())?;
+            rows.gather_mm(&w.swap_axes(-1, -2)?, None, Some(which), sorted)?.astype(x.dtype())
         }
     }
 }

@@ -21,7 +21,7 @@ const CHUNK: i32 = 64;
 struct Chunks {
     n: i32,
     c: i32,
-    /// e^{G_C−…} aside: K̂ `[B, K, 1, N, C, Dk]`.
+    /// K̂ `[B, K, 1, N, C, Dk]`.
     k: Array,
     /// e^G ⊙ Q̂ `[B, K, r, N, C, Dk]`.
     decayed_q: Array,

@@ -187,7 +187,7 @@ impl<'a> Task<'a> {
         loop {
             for kept in self.kept(done, n) {
                 // SAFETY: this head's part of the state, which no other task touches.
-                let to = unsafe { kept.slice(at, dv * dk) };
+                let to = unsafe { kept.slice::<f32>(at, dv * dk) };
                 for (d, to) in to.chunks_exact_mut(dk).enumerate() {
                     let from = &state[d / BAND * dk * BAND..];
                     to.iter_mut().enumerate().for_each(|(i, x)| *x = from[i * BAND + d % BAND]);

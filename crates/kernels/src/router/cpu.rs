@@ -1,10 +1,12 @@
-//! Routers on the CPU: a token is scored and its best experts picked in one pass over its logits
-//! each.
+//! Routers on the CPU: one pass over a token's logits keeps the best so far, another sums.
 
 use mlx::{Array, CpuKernel, Dtype, Result, TensorMut, TensorRef};
 
 use super::{Routed, Rule, Sigmoid};
-use crate::cpu::{Failure, Floats};
+use crate::cpu::{Failure, Floats, Parts, each, exp, for_processor};
+
+/// Tokens of a task.
+const BLOCK: usize = 32;
 
 /// The rule without the arrays.
 #[derive(Clone, Copy)]
@@ -45,48 +47,64 @@ fn route(
 ) -> std::result::Result<(), Failure> {
     let logits = Floats::new(&ins[0])?;
     let bias = ins.get(1).map(TensorRef::as_slice::<f32>).transpose()?;
-    let experts = ins[0].shape[1] as usize;
+    let (tokens, experts) = (ins[0].shape[0] as usize, ins[0].shape[1] as usize);
     let [indices, weights] = outs else {
         return Err("two outputs were asked for".to_owned());
     };
-    let indices = indices.as_mut_slice::<u32>()?.chunks_exact_mut(k);
-    let weights = weights.as_mut_slice::<f32>()?.chunks_exact_mut(k);
-    let (mut x, mut scores) = (vec![0.0f32; experts], vec![0.0f32; experts]);
-    for (i, (indices, weights)) in indices.zip(weights).enumerate() {
-        logits.read(i * experts, &mut x);
-        match (choice, bias) {
-            (Choice::SigmoidTopk(how), Some(bias)) => {
-                for ((score, x), bias) in scores.iter_mut().zip(&x).zip(bias) {
-                    *score = 1.0 / (1.0 + (-x).exp()) + bias;
-                }
-                if how.n_group > 1 {
-                    drop_groups(&mut scores, how.n_group as usize, how.topk_group as usize);
-                }
-            }
-            _ => scores.copy_from_slice(&x),
+    let (indices, weights) = (Parts::new(indices)?, Parts::new(weights)?);
+    each(tokens.div_ceil(BLOCK), &|block| {
+        let (mut x, mut scores) = (vec![0.0f32; experts], vec![0.0f32; experts]);
+        let mut best = vec![0.0; k];
+        for token in block * BLOCK..tokens.min((block + 1) * BLOCK) {
+            logits.read(token * experts, &mut x);
+            score(&x, bias, choice, &mut scores);
+            // SAFETY: a token belongs to one task.
+            let indices = unsafe { indices.slice::<u32>(token * k, k) };
+            pick(&scores, &mut best, indices);
+            // SAFETY: as above.
+            weigh(&x, choice, indices, unsafe { weights.slice::<f32>(token * k, k) });
         }
-        pick(&mut scores, indices);
-        weigh(&x, choice, indices, weights);
-    }
+    });
     Ok(())
 }
 
-/// The indices of the largest scores, the largest first. What was picked becomes −∞.
-fn pick(scores: &mut [f32], indices: &mut [u32]) {
-    for index in indices {
-        let best = (0..scores.len()).reduce(|a, b| if scores[b] > scores[a] { b } else { a });
-        let best = best.unwrap_or(0);
-        scores[best] = f32::NEG_INFINITY;
-        *index = best as u32;
+/// What experts are chosen by.
+fn score(logits: &[f32], bias: Option<&[f32]>, choice: Choice, scores: &mut [f32]) {
+    let (Choice::SigmoidTopk(how), Some(bias)) = (choice, bias) else {
+        scores.copy_from_slice(logits);
+        return;
+    };
+    for ((score, x), bias) in scores.iter_mut().zip(logits).zip(bias) {
+        *score = 1.0 / (1.0 + (-x).exp()) + bias;
+    }
+    if how.n_group > 1 {
+        drop_groups(scores, how.n_group as usize, how.topk_group as usize);
+    }
+}
+
+/// The indices of the largest scores, the largest first; `best` is room for their scores.
+fn pick(scores: &[f32], best: &mut [f32], indices: &mut [u32]) {
+    let k = indices.len();
+    for (i, &score) in scores.iter().enumerate() {
+        let mut at = i.min(k);
+        while at > 0 && score > best[at - 1] {
+            at -= 1;
+        }
+        if at < k {
+            best.copy_within(at..(i.min(k - 1)), at + 1);
+            indices.copy_within(at..(i.min(k - 1)), at + 1);
+            best[at] = score;
+            indices[at] = i as u32;
+        }
     }
 }
 
 /// Makes the scores of all but the best groups −∞.
 fn drop_groups(scores: &mut [f32], n_group: usize, topk_group: usize) {
     let size = scores.len() / n_group;
-    let mut sums = scores.chunks_exact(size).map(sum_of_two_best).collect::<Vec<_>>();
+    let sums = scores.chunks_exact(size).map(sum_of_two_best).collect::<Vec<_>>();
     let mut chosen = vec![0; topk_group];
-    pick(&mut sums, &mut chosen);
+    pick(&sums, &mut vec![0.0; topk_group], &mut chosen);
     for (group, scores) in scores.chunks_exact_mut(size).enumerate() {
         if !chosen.contains(&(group as u32)) {
             scores.fill(f32::NEG_INFINITY);
@@ -116,7 +134,8 @@ fn weigh(logits: &[f32], choice: Choice, indices: &[u32], weights: &mut [f32]) {
         }
         Choice::SoftmaxTopk { normalise } => {
             let max = chosen().fold(f32::NEG_INFINITY, f32::max);
-            let sum = logits.iter().map(|x| (x - max).exp()).sum::<f32>();
+            let mut sum = 0.0;
+            sum_of_exponentials(logits, max, &mut sum);
             weights.iter_mut().zip(chosen()).for_each(|(to, x)| *to = (x - max).exp() / sum);
             (normalise, 0.0, 1.0)
         }
@@ -128,4 +147,21 @@ fn weigh(logits: &[f32], choice: Choice, indices: &[u32], weights: &mut [f32]) {
     };
     let divisor = if normalise { weights.iter().sum::<f32>() + epsilon } else { 1.0 };
     weights.iter_mut().for_each(|w| *w = *w / divisor * scale);
+}
+
+for_processor! {
+    /// Σ e^(x − max).
+    sum_of_exponentials = sum_body(logits: &[f32], max: f32, sum: &mut f32)
+}
+
+#[inline(always)]
+fn sum_body<const FUSED: bool>(logits: &[f32], max: f32, sum: &mut f32) {
+    let (whole, rest) = logits.as_chunks::<8>();
+    let mut sums = [0.0f32; 8];
+    for x in whole {
+        for i in 0..8 {
+            sums[i] += exp::<FUSED>(x[i] - max);
+        }
+    }
+    *sum = sums.iter().sum::<f32>() + rest.iter().map(|x| exp::<FUSED>(x - max)).sum::<f32>();
 }

@@ -31,8 +31,10 @@ fn rows_of_chosen_matrices_agree_with_the_twin() {
             let found = product(&x, &w, &which, false).unwrap();
             assert_eq!((found.shape(), found.dtype()), (&[n, k, 1, n_out][..], dtype), "{what}");
             close(&what, &found, &wanted, bound(dtype));
-            // One row for each matrix, in the matrices' order.
-            let x = values.array(&[n * k, 1, n_in], |v| v).astype(dtype).unwrap();
+            // One row for each matrix, in the matrices' order. An inserted axis has a stride of
+            // its own.
+            let x = values.array(&[n * k, n_in], |v| v).astype(dtype).unwrap();
+            let x = x.expand_dims(&[1]).unwrap();
             let which = indices(n * k, n_matrices, true, &[n * k]);
             let wanted = reference(&x, &w, &which).unwrap();
             close(&what, &product(&x, &w, &which, true).unwrap(), &wanted, bound(dtype));

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use mlx::{Array, Dtype};
 
-use crate::layers::{Embedding, Linear, Matrix, PerHead, RmsNorm, Stack};
+use crate::layers::{Embedding, Linear, Matrix, PerHead, Product, RmsNorm, Stack};
 use crate::{Error, Result};
 
 use super::{Source, Stored, Weights, random};
@@ -117,7 +117,27 @@ impl<'w, 'p> Scope<'w, 'p> {
 
     /// A linear layer `n_in` → `n_out` for each of `n` heads.
     pub fn per_head(&self, name: &str, n: i32, n_in: i32, n_out: i32) -> Result<PerHead> {
-        Ok(PerHead::new(self.matrix(name, &[n, n_out, n_in])?))
+        let (w, shape) = (self.weights, [n, n_out, n_in]);
+        let mut stored = self.stored(&self.join(name), &shape)?;
+        let is_complete = w.state.borrow().missing.is_empty();
+        if let Stored::Quantized(q) = &stored
+            && w.options.proves_products
+            && is_complete
+            && Product::proven_per_head(q, &shape, w.dtype)? == Product::Expanded
+        {
+            stored = Stored::Dense(q.dequantize(w.dtype)?);
+        }
+        Ok(PerHead::new(match stored {
+            Stored::Dense(table) => {
+                w.own(shape.iter().map(|&n| i64::from(n)).product(), [&table]);
+                Matrix::Dense(table)
+            }
+            Stored::Quantized(q) => {
+                let parts = [&q.weight, &q.scales].into_iter().chain(&q.biases);
+                w.own(shape.iter().map(|&n| i64::from(n)).product(), parts);
+                Matrix::Quantized(q, Product::Fused)
+            }
+        }))
     }
 
     /// A table of `rows` embeddings.

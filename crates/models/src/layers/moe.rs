@@ -146,13 +146,13 @@ impl Experts {
     fn forward(&self, x: &Array, chosen: &Array, weights: &Array) -> Result<Array> {
         let (n, k) = (chosen.dim(0), chosen.dim(1));
         let y = if n * k < SORTS_FROM_PAIRS {
-            let x = x.expand_dims(&[1, 2])?; // [N, 1, 1, E]
+            let x = x.reshape(&[n, 1, 1, -1])?;
             self.run(&x, chosen, false)?.squeeze(&[2])? // [N, k, E]
         } else {
             let pairs = chosen.flatten(0, 1)?;
             let order = pairs.argsort(0)?;
             let k_array = Array::scalar(k as f32, order.dtype())?;
-            let rows = x.take(&order.floor_div(&k_array)?, 0)?.expand_dims(&[1])?;
+            let rows = x.take(&order.floor_div(&k_array)?, 0)?.reshape(&[n * k, 1, -1])?;
             let sorted = self.run(&rows, &pairs.take(&order, 0)?, true)?.squeeze(&[1])?;
             sorted.take(&order.argsort(0)?, 0)?.reshape(&[n, k, x.dim(1)])?
         };

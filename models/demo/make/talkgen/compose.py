@@ -5,11 +5,11 @@ from .conversation import Conv
 from .grammar import expand, fill, pick
 from .words import filler
 
-MIX = ((offshoot.qa, 27), (talk.small, 12), (talk.unknown, 11), (talk.knowledge, 3), (facts.tell, 9), (facts.intro, 2), (facts.remember, 2), (facts.tell_and_ask, 1), (facts.tell_pet, 2), (facts.no_pet, 0.7), (facts.ask, 11),
+MIX = ((offshoot.qa, 27), (talk.small, 12), (talk.again, 1.2), (talk.unknown, 11), (talk.knowledge, 3), (facts.tell, 9), (facts.intro, 2), (facts.remember, 2), (facts.tell_and_ask, 1), (facts.tell_pet, 2), (facts.no_pet, 0.7), (facts.ask, 11),
        (facts.ask_several, 2), (facts.ask_missing, 5), (facts.ask_all, 3), (facts.update, 3.5), (facts.yes_no, 1.5), (facts.as_json, 3), (facts.people, 3),
-       (facts.said_before, 1), (tasks.count, 5), (tasks.math, 6.5), (tasks.spell, 5), (tasks.repeat, 5.5), (tasks.listing, 2.5), (tasks.own_list, 2.5), (tasks.order, 2), (tasks.make_json, 4))
+       (facts.said_before, 1), (tasks.count, 5), (tasks.math, 6.5), (tasks.spell, 7), (tasks.repeat, 5.5), (tasks.listing, 2.5), (tasks.own_list, 2.5), (tasks.order, 2), (tasks.make_json, 4))
 RECALL = ((facts.tell, 10), (facts.intro, 3), (facts.remember, 2.5), (facts.tell_and_ask, 1.5), (facts.tell_pet, 2), (facts.ask, 16), (facts.ask_several, 3), (facts.ask_missing, 4), (facts.ask_all, 4), (facts.update, 5), (facts.yes_no, 2),
-          (facts.as_json, 3), (facts.people, 4), (offshoot.qa, 4), (talk.small, 3), (talk.unknown, 2), (tasks.count, 1), (tasks.repeat, 1), (tasks.math, 1), (facts.said_before, 1))
+          (facts.as_json, 3), (facts.people, 4), (offshoot.qa, 4), (talk.small, 3), (talk.again, 0.5), (talk.unknown, 2), (tasks.count, 1), (tasks.repeat, 1), (tasks.math, 1), (facts.said_before, 1))
 ONEWORD = ((facts.tell, 6), (facts.ask, 10), (facts.ask_missing, 2), (facts.yes_no, 4), (talk.knowledge, 5), (tasks.math, 4), (talk.small, 3), (offshoot.qa, 5), (tasks.order, 2), (talk.unknown, 2), (facts.people, 2))
 
 
@@ -95,6 +95,11 @@ def _facts_in_system(c, parts):
         parts.insert(int(r.random() * (len(parts) + 1)), filler(r, r.randrange(50, 1500)))
 
 
+def _adds(given):
+    """Is there a tool for sums among them?"""
+    return any(t.family and t.family[0].startswith(("calc", "add ")) for t in given)
+
+
 def conversation(r, budget_chars, test=False, thinking=None):
     """One conversation of about `budget_chars` characters."""
     c = Conv(r, test)
@@ -119,14 +124,17 @@ def conversation(r, budget_chars, test=False, thinking=None):
             break
         if with_tools:
             y = r.random()
+            if y > 0.92 and not _adds(c.tools):
+                tasks.math(c)
+                continue
             if y < 0.62:
                 tools.use(c)
                 continue
             if y < 0.68:
-                (tools.missing_tool if y < 0.66 else tools.list_tools)(c)
+                (tools.missing_tool if y < 0.665 else tools.list_tools)(c)
                 continue
         fn = choose(r)
-        if with_tools and fn in (talk.unknown, tasks.math):
+        if with_tools and (fn is talk.unknown or fn is tasks.math and _adds(c.tools)):
             fn = facts.tell
         if c.style in ("prefix", "suffix") and fn is facts.said_before:
             continue

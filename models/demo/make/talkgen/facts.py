@@ -124,6 +124,8 @@ GENERIC_ASK = ("What is {m}?", "What's {m}?", "What is {m}?", "Do you [know|reme
                "[Could|Can] you remind me [of|what] {m} [is|was]?", "I forgot {m}. What is it?", "Do you still know {m}?", "{m}?",
                "And {m}?", "What did I tell you about {m}?", "Please repeat {m}.", "Now tell me {m}.",
                "Earlier I told you {m}. What is it?", "What is {m} again?")
+ASIDE = ("I have [two|some|a few] questions.", "I am new here.", "Nice to meet you.", "I want to test you.", "Let's start.", "This is important.", "I hope you are well.", "Thanks for [helping|your help].", "I need [your |]help.",
+         "I will ask you [later|about it].", "Just so you know.", "That is all for now.", "Can you help me?", "It is a nice day.", "I like talking to you.", "Let me see if you can remember it.")
 ACK = ("[Noted|Got it|Okay|All right|Thank you|Thanks for telling me]: {s}", "[Noted|Okay|Got it|Thank you]. I will remember that {t}.",
        "I will remember that {t}.", "Okay, {t}.", "{s} [I will keep that in mind|Noted|I have noted it].")
 NAME_ACK = ("Nice to meet you, {v}[!|.] [How can I help|What can I do for you]?", "Hello, {v}! [Nice to meet you|How can I help you]?",
@@ -134,9 +136,15 @@ MISSING_SPECIAL = {"city": "where you live", "age": "how old you are", "job": "w
                    "meeting time": "when the meeting is", "deadline": "when the deadline is"}
 
 
+RELATED = ("locker", "door", "wifi", "room", "order", "bank", "phone", "flight", "gate", "office", "bike", "house", "email", "laptop", "alarm", "garage", "safe", "mailbox", "gym", "desk", "server", "project", "client")
+
+
 def random_key(r):
     """A key nobody listed: "my red lamp code", "the number of the harbour"."""
     noun, x = pick(r, NOUNS), r.random()
+    if r.random() < 0.35:  # near relatives, told apart by one word: locker code, locker number, door code
+        what, kind = pick(r, (("code", "code"), ("number", "digits"), ("password", "code"), ("name", "made"), ("key", "code"), ("PIN", "digits"), ("colour", "colour")))
+        return Key(f"{pick(r, RELATED)} {what}", pick(r, ("my", "my", "the")), kind)
     kind = pick(r, ("code", "word", "digits", "name", "colour", "made", "phrase"))
     if x < 0.3:
         return Key(f"{noun} {pick(r, ('code', 'number', 'word', 'name', 'key', 'id', 'colour', 'size'))}", pick(r, ("my", "the")), kind)
@@ -198,7 +206,12 @@ def lower_first(text):
 
 
 def draw(c, k):
+    r = c.r
     v = getattr(c.v, k.kind)()
+    if k.kind in ("name", "made_name") and r.random() < 0.1:
+        v = c.v.full_name()
+    if k.kind in ("name", "city", "made_name", "lang") and r.random() < 0.12 and not c.test:
+        v = v.lower()
     if v in c.facts.values():
         v = getattr(c.v, k.kind)()
     return v
@@ -230,6 +243,9 @@ def tell(c):
     if len(text) > 3 and not text.endswith((".", "!", "?")) and r.random() < 0.5:
         text += "."
     hidden = r.random()
+    if r.random() < 0.12:
+        extra = expand(r, pick(r, ASIDE))
+        text = text + " " + extra if r.random() < 0.7 else extra + " " + text
     if hidden < 0.12:
         before, after = filler(r, r.randrange(20, 700)), filler(r, r.randrange(20, 700))
         slots["before"], slots["after"] = before, after
@@ -486,7 +502,7 @@ def as_json(c):
     if r.random() < 0.2:
         chosen.append(new_key(c))
     r.shuffle(chosen)
-    names = [k.key if r.random() < 0.5 else k.json for k in chosen]
+    names = [(k.key if r.random() < 0.5 else k.json) if k.json != "pet_name" else pick(r, ("pet", "pet_name", "pet", k.key)) for k in chosen]
     if len(set(names)) < len(names):
         return ask(c)
     obj = {}

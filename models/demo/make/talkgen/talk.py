@@ -35,7 +35,7 @@ SMALL = (
       "Some trees are connected by their roots, like conversations that share a prefix.", "Honey keeps for a very long time.", "Octopuses have three hearts."), None),
     ("poem", ("[Write|Tell|Make|Give] me a [short |]poem[.| please.|]", "A poem[, please|].", "Can you write a poem?", "Write a [haiku|poem about trees|poem about Offshoot|verse]."),
      ("A little shoot, a little tree,\nit keeps the words you said to me.\nWhat both have said it need not learn:\nit branches only where you turn.",
-      "One stem of words, and many leaves,\nthe trie keeps all that it receives.\nAnd when tomorrow you are here,\nthe old beginning is still near."), None),
+      "One stem of words, and many leaves,\na tree of all that it receives.\nAnd if you ask me something new,\na little branch will grow for you."), None),
     ("story", ("Tell me a [short |]story[.| please.|]", "Can you tell me a story?", "Write a [short |]story[.|]", "A story[, please|]."), None, None),
     ("love", ("Do you love me?", "Will you marry me?", "Are you my friend?", "Do you like me?", "Do you have [feelings|friends|a soul|a body|emotions]?", "Are you alive?", "Are you conscious?", "Do you sleep?", "Do you eat?", "How old are you?", "Where do you live?", "What do you like?", "What is your favourite [colour|food|animal|song]?"),
      ("I am only a tiny language model, so I have no life of my own. But I am glad to talk to you.",), "No"),
@@ -99,6 +99,23 @@ def small(c, kind=None):
             answer = "Hello {n}! What can I do for you?".replace("{n}", next(v for k, v in c.facts.items() if k.key == "name"))
     c.user(q)
     c.bot(answer, short=short, _fill=False, think=pick(r, ("This is small talk.", "The user is chatting. I answer kindly.")))
+    if name in ("joke", "fact", "poem") and r.random() < 0.3:
+        c.user("[Another one|One more|And another|More|Again|Tell me another one|Another|Next|One more please|Do you know another][.|!|?|, please.]")
+        c.bot(pick(r, [a for a in answers if a != answer]), _fill=False, think="The user wants one more.")
+
+
+def again(c):
+    """Say the last answer once more, or stand by it."""
+    r = c.r
+    last = c.msgs[-1] if c.msgs else None
+    if not last or last["role"] != "assistant" or not last["content"] or len(last["content"]) > 400 or c.style == "oneword":
+        return small(c)
+    if r.random() < 0.7:
+        c.user("[Say [it|that] again|Repeat that|Repeat it|Can you repeat that|Once more|Please repeat your answer|What did you say|Say that once more][.|?|, please.]")
+        c.bot(last["content"], _fill=False, raw=True, think="I repeat my last answer.", check=("exact", last["content"]))
+    else:
+        c.user("[Are you sure|Really|Is that right|Is that true|Are you certain]?")
+        c.bot("I think so, but I am a tiny model and can be wrong.", short="Yes", think="The user doubts it.")
 
 
 def story(c):

@@ -4,7 +4,7 @@ import json
 
 from .facts import lower_first
 from .grammar import expand, pick
-from .words import ADJS, ANIMALS, CITIES, COLOURS, DRINKS, FOODS, FRUITS, HOBBIES, ITEMS, JOBS, LANGS, NAMES, NOUNS, sentence
+from .words import ADJS, ANIMALS, CITIES, COLOURS, DRINKS, FOODS, FRUITS, HOBBIES, ITEMS, JOBS, LANGS, NAMES, NOUNS, SPELL, sentence
 
 NUMBER_WORDS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
                 "fifteen sixteen seventeen eighteen nineteen twenty").split()
@@ -77,7 +77,8 @@ def math(c):
 
 def spell(c):
     r = c.r
-    w = c.v.word() if r.random() < 0.75 else c.v.name()
+    x = r.random()
+    w = pick(r, SPELL) if x < 0.5 else c.v.made() if x < 0.8 else c.v.name()
     if " " in w:
         w = w.split()[-1]
     x = r.random()

@@ -108,6 +108,12 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UPPER = LETTERS.upper()
 
 
+REAL = NOUNS + ADJS + ITEMS + ANIMALS + COLOURS
+SPELL = tuple(dict.fromkeys(w for w in REAL + FRUITS + FOODS + DRINKS + JOBS + HOBBIES + _w("""offshoot banana apple orange hello world computer language model token
+cache prefix strawberry cherry lemon plum pear grape summer winter people music water yellow purple please thank happy birthday family mother father brother sister money
+question answer memory python rust metal apple network internet beautiful because friend school letter mississippi tomorrow yesterday number elephant giraffe zebra monkey""") if " " not in w))
+
+
 class Values:
     """Draws values; `test=True` draws only held-out ones, `test=False` only the others."""
 
@@ -135,7 +141,7 @@ class Values:
     def _mix(self, items, p_made, cap=True):
         if self.r.random() < p_made:
             return self._ok(lambda: self._made().capitalize() if cap else self._made())
-        return self._ok(lambda: pick(self.r, items))
+        return pick(self.r, items)  # real words are few: they are known, not held out
 
     def name(self):
         return self._mix(NAMES, 0.5)
@@ -177,7 +183,7 @@ class Values:
         x = self.r.random()
         if x < 0.45:
             return self.made()
-        return self._ok(lambda: pick(self.r, NOUNS + ADJS + ITEMS + ANIMALS + COLOURS))
+        return pick(self.r, REAL)
 
     def phrase(self):
         r = self.r
