@@ -140,6 +140,9 @@ CASES = [
          layout="qwen3_5_moe"),
     Case("glm4_moe_lite", "affine4_32", "kv_b_proj split into embed_q and unembed_out for each "
          "head and quantised; the router is not", "bfloat16", "affine", 4, 32, GLM),
+    Case("glm4_moe_lite", "affine4_32_kv_b", "kv_b_proj in one, quantised, as older conversions "
+         "have it; 4 bits in groups of 32 have the shapes of 2 bits in groups of 64", "bfloat16",
+         "affine", 4, 32, GLM | dict(num_hidden_layers=1)),
     Case("gpt_oss", "mxfp4_hub", "as published: experts' blocks and scales with gate and up in "
          "even and odd rows, everything else bf16; yarn, not truncated", "bfloat16", "mxfp4", 4, 32,
          GPT_OSS | YARN, layout="gpt_oss_hub"),
@@ -204,6 +207,8 @@ def convert(case, folder, seed):
         mlx_folder.convert(
             source, folder, case.dtype,
             dict(group_size=case.group, bits=case.bits, mode=case.mode), case.overrides)
+    if case.name.endswith("_kv_b"):
+        assert mlx_folder.join_kv_b(folder, dict(group_size=case.group, bits=case.bits))
     if case.written:
         config = json.loads((folder / "config.json").read_text())
         for key in ("quantization", "quantization_config"):
