@@ -116,8 +116,8 @@ QWEN3_5 = [
          quarter(500.0) | dict(tie_word_embeddings=True), layout="qwen3_5", extra=VISUAL,
          floors=SPARSE_FLOOR, wrong={"rope_theta missed": quarter()}),
     Case("qwen3_5", "v4_spelling",
-         "full_attention_interval 2, rope_theta and partial_rotary_factor at the top; as many value "
-         "as key heads",
+         "full_attention_interval 2, rope_theta and partial_rotary_factor at the top; as many "
+         "value as key heads",
          rope("default", 300.0, partial_rotary_factor=0.5)
          | dict(layer_types=[L, A, L, A, L], linear_num_key_heads=3, linear_num_value_heads=3),
          spelling="v4", floors=SPARSE_FLOOR, wrong={

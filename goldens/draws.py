@@ -307,7 +307,8 @@ def to_hub(tensors):
     result = {}
     for name, tensor in tensors.items():
         if re.search(r"experts\.(gate_up|down)_proj$", name):
-            result |= mlx_folder.hub_blocks(name, tensor.float().swapaxes(1, 2).contiguous().numpy())
+            turned = tensor.float().swapaxes(1, 2).contiguous()
+            result |= mlx_folder.hub_blocks(name, turned.numpy())
         else:
             result[name] = tensor
     return result
@@ -408,4 +409,7 @@ def write_mlx(rng, source, folder, dtype):
     mlx_folder.convert(source, folder, dtype, chosen, overrides)
     if not chosen:
         return "mlx"
-    return f"mlx {chosen['mode']} {chosen['bits']}/{chosen['group_size']}" + "+" * bool(overrides)
+    label = f"mlx {chosen['mode']} {chosen['bits']}/{chosen['group_size']}" + "+" * bool(overrides)
+    if chosen["mode"] == "affine" and rng.random() < 0.5 and mlx_folder.join_kv_b(folder, chosen):
+        label += " kv_b"
+    return label

@@ -138,6 +138,31 @@ def reference(family, folder):
         return make.load(family, plain, weights)
 
 
+def join_kv_b(folder, chosen):
+    """Puts glm4_moe_lite's per-head tensors back together as one quantised kv_b_proj, as older
+    conversions have it; says whether there were any."""
+    file = next(pathlib.Path(folder).glob("model*.safetensors"))
+    tensors = mx.load(str(file))
+    stems = [n.removesuffix("embed_q.weight") for n in tensors if n.endswith("embed_q.weight")]
+    if not stems or any(f"{stem}{part}.scales" not in tensors for stem in stems
+                        for part in ("embed_q", "unembed_out")):
+        return False
+    for stem in stems:
+        keys, values = (mx.dequantize(*(tensors.pop(f"{stem}{part}.{leaf}")
+                                        for leaf in ("weight", "scales", "biases")),
+                                      group_size=chosen["group_size"], bits=chosen["bits"])
+                        for part in ("embed_q", "unembed_out"))
+        both = mx.concatenate([keys.swapaxes(1, 2), values], 1).flatten(0, 1)
+        parts = mx.quantize(both, group_size=chosen["group_size"], bits=chosen["bits"])
+        tensors |= dict(zip((f"{stem}kv_b_proj.{leaf}" for leaf in (
+            "weight", "scales", "biases")), parts))
+    mx.save_safetensors(str(file), tensors, metadata={"format": "mlx"})
+    index = file.with_name("model.safetensors.index.json")
+    if index.exists():
+        index.write_text(json.dumps(dict(weight_map={name: file.name for name in tensors})))
+    return True
+
+
 def mlx_lm_logits(folder, tokens, in_f32):
     """mlx-lm's own logits, f32 [tokens, vocab], in the folder's dtype or widened to f32."""
     model, _ = utils.load_model(pathlib.Path(folder))
@@ -169,7 +194,8 @@ def deviations(config):
             key in rope for key in ("attention_factor", "mscale", "mscale_all_dim")),
         "no window": text.get("use_sliding_window") or family == "mistral" and text.get(
             "sliding_window"),
-        "intervals only": family in ("gemma3_text", "qwen3_next", "qwen3_5", "qwen3_5_moe")
+        "intervals only": "layer_types" in text and family in (
+            "gemma3_text", "qwen3_next", "qwen3_5", "qwen3_5_moe")
         and linear != list(range(every - 1, text["num_hidden_layers"], every or 1)),
         "rms_norm_eps in latent norms": family == "glm4_moe_lite" and text["rms_norm_eps"] != 1e-6,
         "pairs only": text.get("rope_interleave") is False,

@@ -63,7 +63,8 @@ class Case:
 EXPERTS = dict(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=96)
 SHARED = dict(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=32,
               shared_expert_intermediate_size=160)
-HYBRID = dict(hidden_size=64, intermediate_size=160, num_attention_heads=4, num_key_value_heads=1, head_dim=32,
+HYBRID = dict(hidden_size=64, intermediate_size=160, num_attention_heads=4,
+              num_key_value_heads=1, head_dim=32,
               linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16,
               linear_value_head_dim=24, layer_types=["linear_attention", "full_attention"],
               rope_parameters=dict(rope_type="default", rope_theta=1000.0,
@@ -139,8 +140,11 @@ CASES = [
          layout="qwen3_5_moe"),
     Case("glm4_moe_lite", "affine4_32", "kv_b_proj split into embed_q and unembed_out for each "
          "head and quantised; the router is not", "bfloat16", "affine", 4, 32, GLM),
-    Case("gpt_oss", "mxfp4_hub", "as published: experts' blocks and scales with gate and up in even "
-         "and odd rows, everything else bf16; yarn, not truncated", "bfloat16", "mxfp4", 4, 32,
+    Case("glm4_moe_lite", "affine4_32_kv_b", "kv_b_proj in one, quantised, as older conversions "
+         "have it; 4 bits in groups of 32 have the shapes of 2 bits in groups of 64", "bfloat16",
+         "affine", 4, 32, GLM | dict(num_hidden_layers=1)),
+    Case("gpt_oss", "mxfp4_hub", "as published: experts' blocks and scales with gate and up in "
+         "even and odd rows, everything else bf16; yarn, not truncated", "bfloat16", "mxfp4", 4, 32,
          GPT_OSS | YARN, layout="gpt_oss_hub"),
     Case("gpt_oss", "mxfp4", "the same layout converted by mlx-lm: gate and up apart; the rest "
          "affine in 8 bits, the router too", "bfloat16", "affine", 8, 64,
@@ -203,6 +207,8 @@ def convert(case, folder, seed):
         mlx_folder.convert(
             source, folder, case.dtype,
             dict(group_size=case.group, bits=case.bits, mode=case.mode), case.overrides)
+    if case.name.endswith("_kv_b"):
+        assert mlx_folder.join_kv_b(folder, dict(group_size=case.group, bits=case.bits))
     if case.written:
         config = json.loads((folder / "config.json").read_text())
         for key in ("quantization", "quantization_config"):

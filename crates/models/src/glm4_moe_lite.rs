@@ -170,7 +170,7 @@ pub(crate) fn to_mlx(tensors: &mut Tensors, config: &Config<'_>) -> Result<()> {
     tensors.stack_experts()?;
     tensors.split_fused_experts()?;
     let mla = latent_config(config, config.size("hidden_size")?)?;
-    tensors.dequantize(".kv_b_proj")?;
+    tensors.dequantize(".kv_b_proj", mla.kv_lora_rank)?;
     tensors.split(".kv_b_proj.weight", |name, both| {
         let (width, latent) = (mla.nope + mla.value, mla.kv_lora_rank);
         if *both.array.shape() != [mla.n_heads * width, latent] {

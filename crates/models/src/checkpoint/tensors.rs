@@ -172,9 +172,9 @@ impl Tensors {
         })
     }
 
-    /// Replaces affine-quantized matrices whose path ends in `suffix` by floats, where a layout
-    /// needs their rows apart.
-    pub fn dequantize(&mut self, suffix: &str) -> Result<()> {
+    /// Replaces affine-quantized matrices `[.., n_in]` whose path ends in `suffix` by floats, where
+    /// a layout needs their rows apart.
+    pub fn dequantize(&mut self, suffix: &str, n_in: i32) -> Result<()> {
         let end = format!("{suffix}.scales");
         let scales = self.map.extract_if(.., |name, _| name.ends_with(&end)).collect::<Vec<_>>();
         for (name, scales) in scales {
@@ -185,7 +185,7 @@ impl Tensors {
                 let reason = format!("only affine codes with {weight_name} and .biases are known");
                 return Err(scales.error(&name, reason));
             };
-            let floats = dequantized(&weight_name, weight, &scales, &biases)?;
+            let floats = dequantized(&weight_name, weight, &scales, &biases, n_in)?;
             self.map.insert(weight_name, floats);
         }
         Ok(())
@@ -301,23 +301,29 @@ fn widened(name: &str, weight: &Tensor, scale: &Tensor) -> Result<Tensor> {
     Ok(Tensor { dtype: FileDtype::BF16, ..weight.with(values.astype(Dtype::Bf16)?) })
 }
 
-/// Affine codes whose number of bits follows from the group sizes that MLX has.
-fn dequantized(name: &str, weight: &Tensor, scales: &Tensor, biases: &Tensor) -> Result<Tensor> {
+/// Affine codes of `n_in` columns: their number of bits and their groups follow from the width.
+fn dequantized(
+    name: &str,
+    weight: &Tensor,
+    scales: &Tensor,
+    biases: &Tensor,
+    n_in: i32,
+) -> Result<Tensor> {
     let (packed, groups) = (weight.array.dim(-1), scales.array.dim(-1));
-    let legal = [64, 32, 128].into_iter().find_map(|group_size| {
-        let n_in = groups * group_size;
-        let bits = (packed * 32).checked_div(n_in)?;
-        (bits * n_in == packed * 32 && matches!(bits, 2..=6 | 8)).then_some((bits, group_size))
-    });
-    let Some((bits, group_size)) = legal else {
-        let reason = format!("{packed} words and {groups} scales per row are no affine codes");
+    let (bits, group_size) = (packed * 32 / n_in.max(1), n_in / groups.max(1));
+    let fits = bits * n_in == packed * 32 && group_size * groups == n_in;
+    if !fits || !matches!(bits, 2..=6 | 8) || !matches!(group_size, 32 | 64 | 128) {
+        let reason = format!(
+            "{packed} words and {groups} scales per row are no affine codes of {n_in} columns"
+        );
         return Err(weight.error(name, reason));
-    };
+    }
     let quantized = Quantized {
         weight: weight.array.clone(),
-        scales: scales.array.clone(),
-        biases: Some(biases.array.clone()),
+        scales: scales.array.astype(Dtype::F32)?,
+        biases: Some(biases.array.astype(Dtype::F32)?),
         quantization: Quantization { mode: QuantMode::Affine, bits, group_size },
     };
-    Ok(scales.with(quantized.dequantize(scales.array.dtype())?))
+    // In f32, so that it is rounded once, where a model takes it.
+    Ok(scales.with(quantized.dequantize(Dtype::F32)?))
 }
