@@ -1,4 +1,5 @@
-"""Runs `offshoot run` on a folder of every family, as transformers saves it.
+"""Runs `offshoot run` on a folder of every family, as transformers saves it and in MLX's layout, as
+`offshoot quantize --mode f32` writes it.
 
     python goldens/run.py --offshoot target/release/offshoot [--families qwen3_next,gpt_oss]
 
@@ -81,13 +82,16 @@ def main():
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(temporary)
             expected = continued(write_hf(family, folder), folder)
-            answer = said(arguments.offshoot, folder)
-            text = answer if isinstance(answer, str) else answer.get("text", "")
-            same = text.strip() == expected.strip()
-            n_misses += not same
-            print(f"{family:14} {'ok' if same else 'MISS'} {text[:60]!r}", flush=True)
-            if not same:
-                print(f"{'':20} wanted {expected[:80]!r}")
+            for layout, place in (("hf", folder), ("mlx", folder / "mlx")):
+                if layout == "mlx":
+                    subprocess.run([arguments.offshoot, "quantize", folder, place, "--mode", "f32"],
+                                   check=True, capture_output=True)
+                answer = said(arguments.offshoot, place)
+                text = answer if isinstance(answer, str) else answer.get("text", "")
+                same = text.strip() == expected.strip()
+                n_misses += not same
+                state = "ok" if same else f"MISS, wanted {expected[:80]!r}, got"
+                print(f"{family:14} {layout:3} {state} {text[:60]!r}", flush=True)
     print(f"{n_misses} misses")
     sys.exit(1 if n_misses else 0)
 
