@@ -14,9 +14,10 @@ without rounding). Tokens at which a router of the reference would choose closel
 that rounding does not change a choice of experts (MARGINS). With --mlx-lm one more row compares
 with mlx-lm's own logits in the folder's dtype, if mlx-lm in f32 agrees with transformers; else it
 says by how much the two references differ, and why. Bounds, on max |a - b| / max |b| and on the
-mean KL divergence per position: f32 folders 1e-3 and 1e-4; bf16 and f16 folders 4 times the error, and 16 times the KL, that
-transformers itself makes when it runs the same weights in that dtype (never below FLOORS); twice
-and four times that for MLX folders, because MLX's quantised CPU kernels also sum in that dtype.
+mean KL divergence per position: f32 folders 1e-3 and 1e-4; bf16 and f16 folders 4 times the error,
+and 16 times the KL, that transformers itself makes when it runs the same weights in that dtype
+(never below FLOORS); twice and four times that for MLX folders, because MLX's quantised CPU kernels
+also sum in that dtype.
 Exits 1 if anything misses, 2 on wrong arguments.
 """
 
