@@ -322,9 +322,12 @@ def draw_layout(rng, family, kwargs, mlx):
     if mlx and family in ("qwen3_5", "qwen3_5_moe"):
         return family
     if mlx:  # mlx-lm stacks experts that it finds one by one
-        wraps = family == "gemma3_text" and kwargs["tie_word_embeddings"]
+        wraps = family == "gemma3_text" and kwargs["tie_word_embeddings"] and (
+            "final_logit_softcapping" not in kwargs)
         return rng.choice(["saved", "gemma3"]) if wraps else "saved"
-    choices = {"qwen3_5": ["saved", "qwen3_5"], "gemma3_text": ["saved", "gemma3"],
+    # transformers' class of the wrapper does not cap logits.
+    gemma3 = ["saved"] if "final_logit_softcapping" in kwargs else ["saved", "gemma3"]
+    choices = {"qwen3_5": ["saved", "qwen3_5"], "gemma3_text": gemma3,
                "qwen3_5_moe": ["saved", "fused", "qwen3_5_moe"]}
     return rng.choice(choices.get(family, ["saved", "fused"] if family in ROUTED else ["saved"]))
 
