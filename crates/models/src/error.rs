@@ -80,8 +80,34 @@ pub enum Error {
         /// What there is.
         free_bytes: u64,
     },
-    /// Loading was called off by the caller's progress callback.
-    #[error("loading was cancelled")]
+    /// The choices for a quantization cannot be met.
+    #[error("{0}")]
+    Settings(String),
+    /// The disk is too small for what is to be written.
+    #[error(
+        "{} needs {} MiB, but its disk has {} MiB free: make room, or choose another folder",
+        .folder.display(),
+        .needed_bytes.div_ceil(1 << 20),
+        .free_bytes >> 20
+    )]
+    Disk {
+        /// Where it was to be written.
+        folder: PathBuf,
+        /// What is needed.
+        needed_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {reason}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The work was called off by the caller's progress callback.
+    #[error("the work was cancelled")]
     Cancelled,
     /// MLX refused an operation.
     #[error(transparent)]
@@ -98,6 +124,10 @@ impl Error {
 
     pub(crate) fn file(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
         Error::File { path: path.into(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn write(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+        Error::Write { path: path.into(), reason: reason.to_string() }
     }
 }
 

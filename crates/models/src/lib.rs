@@ -12,6 +12,7 @@ mod dense;
 mod error;
 pub mod layers;
 mod model;
+pub mod quantize;
 mod shapes;
 mod state;
 

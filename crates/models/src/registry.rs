@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use mlx::Dtype;
 use serde_json::Value;
 
-use crate::checkpoint::{Progress, Tensors, Weights, open_tensors};
+use crate::checkpoint::{MatrixFact, Progress, Tensors, Weights, open_tensors};
 use crate::config::Config;
 use crate::model::{Loaded, Model, ModelInfo};
 use crate::shapes::{self, ShapeQuantization};
@@ -107,15 +107,7 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> Result<Loaded> {
     match source {
         Source::Folder(folder) => {
-            let path = folder.join("config.json");
-            let size_bytes = std::fs::metadata(&path).map_err(|e| Error::file(&path, e))?.len();
-            if size_bytes > MAX_CONFIG_BYTES {
-                return Err(Error::file(path, format!("is larger than {MAX_CONFIG_BYTES} bytes")));
-            }
-            let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
-            let root = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
-            let family = family(&root)?;
-            let tensors = in_mlx_layout(folder, family, &root)?;
+            let Opened { family, root, tensors } = open(folder)?;
             let weights = Weights::of(folder, tensors, &root, options, progress)?;
             build(family, &root, weights, options)
         }
@@ -139,12 +131,52 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
     }
 }
 
-/// The tensors of a folder as MLX's converters lay them out.
-fn in_mlx_layout(folder: &Path, family: &Family, root: &Value) -> Result<Tensors> {
-    let mut tensors = open_tensors(folder, root)?;
+/// A folder whose headers are read: its tensors are lazy.
+pub(crate) struct Opened {
+    pub family: &'static Family,
+    /// config.json.
+    pub root: Value,
+    /// As MLX's converters lay them out.
+    pub tensors: Tensors,
+}
+
+/// Reads config.json and the headers of a folder.
+pub(crate) fn open(folder: &Path) -> Result<Opened> {
+    let path = folder.join("config.json");
+    let size_bytes = std::fs::metadata(&path).map_err(|e| Error::file(&path, e))?.len();
+    if size_bytes > MAX_CONFIG_BYTES {
+        return Err(Error::file(path, format!("is larger than {MAX_CONFIG_BYTES} bytes")));
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    let root = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
+    let family = family(&root)?;
+    let mut tensors = open_tensors(folder, &root)?;
     tensors.widen_fp8()?;
-    (family.to_mlx)(&mut tensors, &Config::text(root)?)?;
-    Ok(tensors)
+    (family.to_mlx)(&mut tensors, &Config::text(&root)?)?;
+    Ok(Opened { family, root, tensors })
+}
+
+/// What building a model asked of its files, without a byte of them being read.
+pub(crate) struct Examined {
+    /// Every matrix that a model may hold in codes, in the order of the model.
+    pub matrices: Vec<MatrixFact>,
+    /// The dtype of activations.
+    pub dtype: Dtype,
+}
+
+/// Builds the model of a folder without reading tensors: what is missing, superfluous or of a wrong
+/// shape is an error, as it is of [`load`].
+pub(crate) fn examine(folder: &Path, opened: &Opened) -> Result<Examined> {
+    let options = LoadOptions::default();
+    let mut progress = |_, _| std::ops::ControlFlow::Continue(());
+    let tensors = opened.tensors.to_be_asked();
+    let weights = Weights::of(folder, tensors, &opened.root, &options, &mut progress)?.unread();
+    let config = Config::text(&opened.root)?;
+    let context_tokens = config.size_or("max_position_embeddings", 2048)?;
+    (opened.family.build)(&config, &weights, context_tokens)?;
+    let (dtype, matrices) = (weights.dtype(), weights.take_matrices());
+    weights.finish(opened.family.facts.model_type)?;
+    Ok(Examined { matrices, dtype })
 }
 
 /// The shapes whose families exist.

@@ -47,7 +47,20 @@ pub struct Weights<'p> {
     source: Source,
     dtype: Dtype,
     options: LoadOptions,
+    /// Else everything stays lazy: only names and shapes are wanted.
+    reads: bool,
     state: RefCell<State<'p>>,
+}
+
+/// A matrix, or a stack of them, that a model holds in floats or in codes.
+#[derive(Clone, Debug)]
+pub(crate) struct MatrixFact {
+    /// Its path, without `.weight`.
+    pub path: String,
+    /// `[.., rows, n_in]`, whatever it is stored as.
+    pub shape: Vec<i32>,
+    /// None in floats.
+    pub quantization: Option<Quantization>,
 }
 
 /// A matrix, or a stack of them, as it is stored.
@@ -72,6 +85,7 @@ struct State<'p> {
     /// What was found of each form and size of quantized matrix.
     products: HashMap<(Quantization, Vec<i32>), Product>,
     notes: Vec<String>,
+    matrices: Vec<MatrixFact>,
 }
 
 /// What has been loaded so far.
@@ -137,8 +151,20 @@ impl<'p> Weights<'p> {
             tally: Tally::default(),
             products: HashMap::new(),
             notes: Vec::new(),
+            matrices: Vec::new(),
         };
-        Self { source, dtype, options: options.clone(), state: RefCell::new(state) }
+        let options = options.clone();
+        Self { source, dtype, options, reads: true, state: RefCell::new(state) }
+    }
+
+    /// The same, of which nothing is read: [`Scope::settle`] does nothing.
+    pub(crate) fn unread(self) -> Self {
+        Self { reads: false, ..self }
+    }
+
+    /// The matrices asked for so far.
+    pub(crate) fn take_matrices(&self) -> Vec<MatrixFact> {
+        std::mem::take(&mut self.state.borrow_mut().matrices)
     }
 
     fn check_memory(&self, needed_bytes: u64) -> Result<()> {

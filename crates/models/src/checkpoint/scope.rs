@@ -7,7 +7,7 @@ use mlx::{Array, Dtype};
 use crate::layers::{Embedding, Linear, Matrix, PerHead, Product, RmsNorm, Stack};
 use crate::{Error, Result};
 
-use super::{Source, Stored, Weights, random};
+use super::{MatrixFact, Source, Stored, Weights, random};
 
 /// A place in the tree of names, such as `model.layers.3.self_attn`.
 pub(crate) struct Scope<'w, 'p> {
@@ -225,6 +225,18 @@ impl<'w, 'p> Scope<'w, 'p> {
     }
 
     fn stored(&self, path: &str, shape: &[i32]) -> Result<Stored> {
+        let stored = self.found(path, shape)?;
+        let quantization = match &stored {
+            Stored::Dense(_) => None,
+            Stored::Quantized(matrix) => Some(matrix.quantization),
+        };
+        let (path, shape) = (path.to_owned(), shape.to_vec());
+        let fact = MatrixFact { path, shape, quantization };
+        self.weights.state.borrow_mut().matrices.push(fact);
+        Ok(stored)
+    }
+
+    fn found(&self, path: &str, shape: &[i32]) -> Result<Stored> {
         let w = self.weights;
         match &w.source {
             Source::Random(quantization) => random::matrix(path, shape, *quantization, w.dtype),
@@ -261,6 +273,9 @@ impl<'w, 'p> Scope<'w, 'p> {
     /// # Errors
     /// A file cannot be read, scales are not finite, memory is short, or the caller called it off.
     pub fn settle(&self) -> Result<()> {
+        if !self.weights.reads {
+            return Ok(());
+        }
         let mut state = self.weights.state.borrow_mut();
         self.weights.check_memory(state.tally.weight_bytes)?;
         let pending = std::mem::take(&mut state.pending);

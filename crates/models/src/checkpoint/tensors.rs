@@ -37,16 +37,6 @@ impl Tensor {
     pub fn with(&self, array: Array) -> Self {
         Self { array, file: self.file.clone(), dtype: self.dtype }
     }
-
-    /// Values in another dtype of floats.
-    fn floats(&self, dtype: Dtype) -> Result<Self> {
-        let file_dtype = match dtype {
-            Dtype::F32 => FileDtype::F32,
-            Dtype::F16 => FileDtype::F16,
-            _ => FileDtype::BF16,
-        };
-        Ok(Self { dtype: file_dtype, ..self.with(self.array.astype(dtype)?) })
-    }
 }
 
 /// Tensors of a part of the model that is not run.
@@ -125,8 +115,8 @@ impl Tensors {
     /// sum. It is formed in f32.
     pub fn add_one(&mut self, suffix: &str) -> Result<()> {
         self.change(suffix, |_, norm| {
-            let wide = norm.floats(Dtype::F32)?;
-            Ok(wide.with(wide.array.offset(1.0)?))
+            // The file's own dtype stays: it is the one to write the sum in.
+            Ok(norm.with(norm.array.astype(Dtype::F32)?.offset(1.0)?))
         })
     }
 
@@ -208,6 +198,11 @@ impl Tensors {
         }
         self.map.retain(|name, _| !name.ends_with(".activation_scale"));
         Ok(())
+    }
+
+    /// The tensors of the model for another to take from: handles of the same lazy values.
+    pub fn to_be_asked(&self) -> Self {
+        Self { map: self.map.clone(), is_mlx: self.is_mlx, aside: Vec::new() }
     }
 
     /// Bytes of all tensors as the model will hold them.

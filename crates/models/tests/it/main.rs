@@ -5,5 +5,6 @@ mod broken;
 mod documentation;
 mod folder;
 mod goldens;
+mod quantize;
 mod quantized;
 mod shapes;
