@@ -42,7 +42,8 @@ pub struct Engine {
     running: Vec<Sequence>,
 }
 
-fn open(backend: Option<&str>) -> Result<Device> {
+/// The device by the backend's name; none takes the best one that the library has.
+pub(crate) fn open(backend: Option<&str>) -> Result<Device> {
     let named = match backend {
         None => return Ok(Device::open()?),
         Some("cpu") => Backend::Cpu,

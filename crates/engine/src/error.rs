@@ -43,7 +43,9 @@ impl From<models::Error> for Error {
     fn from(error: models::Error) -> Self {
         match error {
             models::Error::Mlx(error) => error.into(),
-            short @ models::Error::Memory { .. } => Self::world(short.to_string()),
+            world @ (models::Error::Memory { .. }
+            | models::Error::Disk { .. }
+            | models::Error::Write { .. }) => Self::world(world.to_string()),
             other => Self::caller(other.to_string()),
         }
     }

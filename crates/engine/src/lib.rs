@@ -9,9 +9,11 @@ mod bench;
 mod engine;
 mod error;
 mod memory;
+mod quantize;
 mod sampler;
 mod sequence;
 
 pub use engine::{Engine, Outcome, Progress};
 pub use error::{Error, Result};
+pub use quantize::{OnProgress, quantize};
 pub use sampler::{Row, Sampled, sample};

@@ -14,6 +14,7 @@
 mod frame;
 mod hello;
 mod message;
+mod quantize;
 mod request;
 mod sampling;
 
@@ -22,6 +23,10 @@ pub use hello::{Hello, HelloError, VERSION, exchange};
 pub use message::{
     BenchResult, Command, DeviceInfo, Event, Fault, FinishReason, LogitsRows, ModelInfo, Timings,
     Usage,
+};
+pub use quantize::{
+    Coding, CodingMode, FloatType, QuantizeProgress, QuantizeReport, QuantizeRequest,
+    QuantizeTarget, RoleReport,
 };
 pub use request::{
     BenchRequest, GenerateRequest, LoadRequest, LogitsRequest, MAX_TOP_LOGPROBS, ModelSource,

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::quantize::{QuantizeProgress, QuantizeReport, QuantizeRequest};
 use crate::request::{BenchRequest, GenerateRequest, LoadRequest, LogitsRequest, RequestId};
 
 /// From `offshoot` to the runner.
@@ -26,6 +27,8 @@ pub enum Command {
     Logits(LogitsRequest),
     /// Measure speed.
     Bench(BenchRequest),
+    /// Write a model anew, quantized; instead of loading one.
+    Quantize(QuantizeRequest),
     /// End the process: running requests finish as cancelled.
     Shutdown,
 }
@@ -69,6 +72,10 @@ pub enum Event {
     LogitsRows(LogitsRows),
     /// What a bench measured.
     BenchResult(BenchResult),
+    /// How far a quantization is.
+    QuantizeProgress(QuantizeProgress),
+    /// What a quantization has made.
+    QuantizeReport(QuantizeReport),
     /// A request has ended without an error.
     Finished {
         /// Which request.
@@ -95,7 +102,7 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(proptest_derive::Arbitrary))]
 pub enum FinishReason {
-    /// A stop token was sampled; for logits and bench: the work is complete.
+    /// A stop token was sampled; for logits, bench and quantize: the work is complete.
     Stop,
     /// `max_tokens` or the model's context was reached.
     Length,

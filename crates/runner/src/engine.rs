@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use protocol::{
     BenchRequest, BenchResult, DeviceInfo, Event, Fault, GenerateRequest, LoadRequest,
-    LogitsRequest, ModelInfo, RequestId, Timings, Usage,
+    LogitsRequest, ModelInfo, QuantizeProgress, QuantizeReport, QuantizeRequest, RequestId,
+    Timings, Usage,
 };
 
 /// Something went wrong, and whose fault it is.
@@ -49,6 +50,14 @@ pub trait Loader {
 
     /// Describes the device without loading anything.
     fn probe(&mut self) -> Result<DeviceInfo, EngineError>;
+
+    /// Writes a model anew, quantized, without loading it. `progress` is called after each piece;
+    /// on `Break` the work stops, and is stopped.
+    fn quantize(
+        &mut self,
+        request: &QuantizeRequest,
+        progress: &mut dyn FnMut(QuantizeProgress) -> ControlFlow<()>,
+    ) -> Result<Outcome<QuantizeReport>, EngineError>;
 
     /// Loads a model. `progress(done_bytes, total_bytes)` is called after each piece; on `Break`
     /// the loader returns at once (with any error: nobody is left to read it).

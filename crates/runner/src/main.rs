@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use protocol::{
     BenchRequest, BenchResult, DeviceInfo, Event, GenerateRequest, LoadRequest, LogitsRequest,
-    ModelInfo, RequestId, Timings, Usage,
+    ModelInfo, QuantizeProgress, QuantizeReport, QuantizeRequest, RequestId, Timings, Usage,
 };
 use runner::{EngineError, Outcome, RunError, StepOutcome};
 
@@ -58,6 +58,15 @@ impl runner::Loader for Loader {
 
     fn probe(&mut self) -> Result<DeviceInfo, EngineError> {
         engine::Engine::probe(self.backend.as_deref()).map_err(told)
+    }
+
+    fn quantize(
+        &mut self,
+        request: &QuantizeRequest,
+        progress: &mut dyn FnMut(QuantizeProgress) -> ControlFlow<()>,
+    ) -> Result<Outcome<QuantizeReport>, EngineError> {
+        let outcome = engine::quantize(request, self.backend.as_deref(), progress);
+        outcome.map(ended).map_err(told)
     }
 
     fn load(

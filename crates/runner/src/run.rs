@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use protocol::{
     BenchRequest, Command, Event, Fault, FinishReason, FrameError, GenerateRequest, HelloError,
-    InvalidField, LoadRequest, LogitsRequest, LogitsRows, ModelInfo, RequestId, Timings, Usage,
+    InvalidField, LoadRequest, LogitsRequest, LogitsRows, ModelInfo, QuantizeRequest, RequestId,
+    Timings, Usage,
 };
 
 use crate::engine::{Engine, EngineError, Loader, Outcome, StepOutcome};
@@ -172,6 +173,7 @@ fn serve<L: Loader>(link: &mut Link<impl Write>, mut loader: L) -> Result<(), En
                 Err(error) => link.fail(None, error),
             },
             Command::Load(request) => return load(link, loader, &request),
+            Command::Quantize(request) => quantize(link, &mut loader, &request),
             Command::Shutdown => link.ended = Some(Ended::Shutdown),
             Command::Cancel { .. } => {}
             Command::Generate(GenerateRequest { id, .. })
@@ -182,6 +184,27 @@ fn serve<L: Loader>(link: &mut Link<impl Write>, mut loader: L) -> Result<(), En
         }
     }
     Ok(())
+}
+
+fn quantize<L: Loader>(link: &mut Link<impl Write>, loader: &mut L, request: &QuantizeRequest) {
+    let id = request.id;
+    if let Err(invalid) = request.validate() {
+        return link.fail(Some(id), caller(invalid));
+    }
+    let outcome = loader.quantize(request, &mut |progress| {
+        link.send(&Event::QuantizeProgress(progress));
+        if link.should_stop(Some(id)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let reason = match outcome {
+        Ok(Outcome::Done(report)) => {
+            link.send(&Event::QuantizeReport(report));
+            FinishReason::Stop
+        }
+        Ok(Outcome::Stopped) => FinishReason::Cancelled,
+        Err(error) => return link.fail(Some(id), error),
+    };
+    let (usage, timings) = (Usage::default(), Timings::default());
+    link.send(&Event::Finished { id, reason, usage, timings });
 }
 
 fn load<L: Loader>(
@@ -241,6 +264,10 @@ impl<E: Engine, W: Write> Serving<'_, E, W> {
             Command::Bench(request) => self.bench(&request)?,
             Command::Cancel { id } => self.cancel(id),
             Command::Probe => self.link.send(&Event::Probed(self.info.device.clone())),
+            Command::Quantize(QuantizeRequest { id, .. }) => {
+                let message = "a model is loaded: a runner without one quantizes";
+                self.link.fail(Some(id), EngineError::new(Fault::Ours, message));
+            }
             Command::Load(_) => {
                 let message = "a model is loaded already; one runner serves one model";
                 self.link.fail(None, EngineError::new(Fault::Ours, message));

@@ -5,11 +5,14 @@ use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::thread::JoinHandle;
 
 use protocol::{
-    BenchRequest, Command, Event, Fault, FinishReason, GenerateRequest, LoadRequest, LogitsRequest,
-    ModelSource, RequestId, Sampling, Usage,
+    BenchRequest, Coding, CodingMode, Command, Event, Fault, FinishReason, GenerateRequest,
+    LoadRequest, LogitsRequest, ModelSource, QuantizeRequest, QuantizeTarget, RequestId, Sampling,
+    Usage,
 };
 use runner::RunError;
-use testkit::{DIES, FAILS, LoadScript, REFUSED, Script, ScriptedLoader, VOCAB_SIZE};
+use testkit::{
+    DIES, FAILS, LoadScript, QuantizeScript, REFUSED, Script, ScriptedLoader, VOCAB_SIZE,
+};
 
 /// The parent's end of a running loop.
 struct Parent {
@@ -428,4 +431,63 @@ fn a_stranger_is_refused_at_the_greeting() {
     let result =
         runner::run(runner_reader, Vec::new(), "runner", ScriptedLoader(Script::default()));
     assert!(matches!(result, Err(RunError::Hello(_))), "{result:?}");
+}
+
+fn quantize(id: u64, bits: u32) -> Command {
+    Command::Quantize(QuantizeRequest {
+        id: RequestId(id),
+        source: "/here".into(),
+        target: "/there".into(),
+        coding: QuantizeTarget::Codes(Coding { bits, ..CodingMode::Affine.usual() }),
+        high_bits: None,
+        keep: vec![],
+        at: vec![],
+        dtype: None,
+        overwrites: false,
+    })
+}
+
+#[test]
+fn a_quantization_tells_how_far_it_is_reports_and_finishes() {
+    let mut parent = Parent::greet(Script::default());
+    parent.send(quantize(3, 4));
+    let events = parent.until_end_of(3);
+    let shards = events.iter().filter_map(|event| match event {
+        Event::QuantizeProgress(progress) => Some((progress.done_shards, progress.n_shards)),
+        _ => None,
+    });
+    assert_eq!(shards.collect::<Vec<_>>(), [(1, 2), (2, 2)]);
+    let report = &events[events.len() - 2];
+    assert!(matches!(report, Event::QuantizeReport(report) if report.id.0 == 3), "{report:?}");
+    assert_eq!(end(&events), (FinishReason::Stop, Usage::default()));
+    // The runner goes on: it can quantize again, or load.
+    parent.send(quantize(4, 8));
+    assert_eq!(end(&parent.until_end_of(4)).0, FinishReason::Stop);
+    parent.send(load());
+    parent.until("loaded", |event| matches!(event, Event::Loaded(_)));
+    parent.send(quantize(5, 4));
+    let (id, fault, message) = failure(&parent.until_end_of(5));
+    assert_eq!((id, fault), (Some(5), Fault::Ours));
+    assert!(message.contains("runner without one"), "{message}");
+}
+
+#[test]
+fn a_quantization_is_cancelled_refused_or_fails_by_its_name() {
+    let script = |quantize| Script { quantize, ..Script::default() };
+    let mut parent = Parent::greet(script(QuantizeScript::Hangs));
+    parent.send(quantize(1, 4));
+    parent.until("progress", |event| matches!(event, Event::QuantizeProgress(_)));
+    parent.send(cancel(1));
+    assert_eq!(end(&parent.until_end_of(1)).0, FinishReason::Cancelled);
+    parent.send(quantize(2, 7));
+    let (id, fault, message) = failure(&parent.until_end_of(2));
+    assert_eq!((id, fault), (Some(2), Fault::Caller));
+    assert!(message.contains("bits must be one of"), "{message}");
+
+    let mut parent = Parent::greet(script(QuantizeScript::Fails("no space".into())));
+    parent.send(quantize(1, 4));
+    let failed = failure(&parent.until_end_of(1));
+    assert_eq!(failed, (Some(1), Fault::World, "no space".to_owned()));
+    parent.send(Command::Probe);
+    parent.until("probed", |event| matches!(event, Event::Probed(_)));
 }

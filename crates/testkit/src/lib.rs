@@ -11,5 +11,6 @@ mod scripted;
 pub use hub_server::{Fault, HubRequest, HubServer, hub_digest};
 pub use program::{PROGRAM_VAR, Program, scripted_runner};
 pub use scripted::{
-    DIES, FAILS, LoadScript, REFUSED, Script, ScriptedEngine, ScriptedLoader, VOCAB_SIZE,
+    DIES, FAILS, LoadScript, QuantizeScript, REFUSED, Script, ScriptedEngine, ScriptedLoader,
+    VOCAB_SIZE,
 };

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use protocol::{
     BenchRequest, BenchResult, DeviceInfo, Event, Fault, FinishReason, GenerateRequest,
-    LoadRequest, LogitsRequest, ModelInfo, RequestId, Timings, Usage,
+    LoadRequest, LogitsRequest, ModelInfo, QuantizeProgress, QuantizeReport, QuantizeRequest,
+    RequestId, RoleReport, Timings, Usage,
 };
 use runner::{Engine, EngineError, Loader, Outcome, StepOutcome};
 use serde::{Deserialize, Serialize};
@@ -35,12 +36,27 @@ pub enum LoadScript {
     Exits(i32),
 }
 
+/// How quantizing goes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuantizeScript {
+    /// At once, in two files.
+    #[default]
+    Succeeds,
+    /// With this message, as a fault of the world, after the first file.
+    Fails(String),
+    /// Never ends after the first file, but reports progress and heeds a stop.
+    Hangs,
+}
+
 /// What the engine does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Script {
     /// How loading goes.
     pub load: LoadScript,
+    /// How quantizing goes.
+    pub quantize: QuantizeScript,
     /// Steps before the first token of each request; `None`: the prefill never ends.
     pub prefill_steps: Option<u32>,
     /// The tokens of every answer, one per step.
@@ -59,6 +75,7 @@ impl Default for Script {
     fn default() -> Self {
         Self {
             load: LoadScript::Succeeds,
+            quantize: QuantizeScript::Succeeds,
             prefill_steps: Some(1),
             answer: vec![1, 2, 3],
             endless: false,
@@ -104,6 +121,42 @@ impl Loader for ScriptedLoader {
         Ok(device())
     }
 
+    fn quantize(
+        &mut self,
+        request: &QuantizeRequest,
+        progress: &mut dyn FnMut(QuantizeProgress) -> ControlFlow<()>,
+    ) -> Result<Outcome<QuantizeReport>, EngineError> {
+        self.0.announce("quantizing");
+        let id = request.id;
+        let mut done = |done_shards: u32| {
+            let done_bytes = 500 * u64::from(done_shards);
+            progress(QuantizeProgress {
+                id,
+                done_bytes,
+                total_bytes: 1000,
+                done_shards,
+                n_shards: 2,
+            })
+        };
+        let _ = done(1);
+        match &self.0.quantize {
+            QuantizeScript::Succeeds => {}
+            QuantizeScript::Fails(message) => {
+                return Err(EngineError::new(Fault::World, message.clone()));
+            }
+            QuantizeScript::Hangs => {
+                while done(1).is_continue() {
+                    pause();
+                }
+                return Ok(Outcome::Stopped);
+            }
+        }
+        match done(2) {
+            ControlFlow::Continue(()) => Ok(Outcome::Done(report(request))),
+            ControlFlow::Break(()) => Ok(Outcome::Stopped),
+        }
+    }
+
     fn load(
         self,
         _: &LoadRequest,
@@ -131,6 +184,31 @@ impl Loader for ScriptedLoader {
             }
         }
         Ok(ScriptedEngine { script: self.0, running: BTreeMap::new(), n_sent: 0 })
+    }
+}
+
+/// The request itself stands in the notes: a test sees what arrived.
+fn report(request: &QuantizeRequest) -> QuantizeReport {
+    QuantizeReport {
+        id: request.id,
+        family: "scripted".into(),
+        coding: "scripted".into(),
+        roles: vec![RoleReport {
+            role: "mlp".into(),
+            n_tensors: 3,
+            n_weights: 500,
+            n_bytes: 281,
+            bits_per_weight: 4.496,
+            relative_rms_error: 0.0625,
+        }],
+        n_weights: 500,
+        bits_per_weight: 4.496,
+        source_bytes: 1000,
+        target_bytes: 300,
+        n_shards: 2,
+        n_resumed_shards: 0,
+        floats: vec![("lm_head".into(), "scripted reason".into())],
+        notes: vec![format!("{request:?}")],
     }
 }
 
