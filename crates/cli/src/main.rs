@@ -12,6 +12,7 @@ mod model;
 mod npy;
 mod output;
 mod prompt;
+mod remaining;
 mod session;
 mod thinking;
 
@@ -40,6 +41,7 @@ enum Command {
     Rm(commands::rm::Rm),
     Bench(commands::bench::Bench),
     Logits(commands::logits::Logits),
+    Quantize(commands::quantize::Quantize),
     Doctor(commands::doctor::Doctor),
 }
 
@@ -62,6 +64,7 @@ fn execute(cli: Cli, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
         Command::Rm(command) => command.execute(),
         Command::Bench(command) => command.execute(out, interrupts),
         Command::Logits(command) => command.execute(interrupts),
+        Command::Quantize(command) => command.execute(out, interrupts),
         Command::Doctor(command) => command.execute(out),
     }
 }

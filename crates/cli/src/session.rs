@@ -21,13 +21,18 @@ pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 /// Time for a runner to end by itself before it is killed.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A loaded model.
-pub struct Session {
+/// A runner, one request at a time.
+pub struct Worker {
     runner: Option<Runner>,
     /// Until it has failed as a whole.
     is_alive: bool,
     interrupts: Interrupts,
     next_id: u64,
+}
+
+/// A loaded model.
+pub struct Session {
+    worker: Worker,
     /// What was loaded.
     pub info: ModelInfo,
     /// From the start of the process to the loaded model.
@@ -90,6 +95,47 @@ impl Session {
         interrupts: &Interrupts,
     ) -> Result<Self> {
         let start = Instant::now();
+        let (worker, info) = Worker::started(backend, interrupts, |runner| {
+            let mut progress = Progress::new("loading");
+            runner.load(LoadRequest { source }, &mut |done, total| progress.update(done, total))
+        })?;
+        let load_ms = start.elapsed().as_secs_f64() * 1000.0;
+        Ok(Self { worker, info, load_ms })
+    }
+
+    /// Whether the runner can take another request.
+    pub fn is_alive(&self) -> bool {
+        self.worker.is_alive
+    }
+
+    /// A new request's name.
+    pub fn next_id(&mut self) -> RequestId {
+        self.worker.next_id()
+    }
+
+    /// As [`Worker::request`].
+    pub fn request(
+        &mut self,
+        id: RequestId,
+        command: &Command,
+        on_event: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<Ending> {
+        self.worker.request(id, command, on_event)
+    }
+}
+
+impl Worker {
+    /// Starts a runner that loads no model.
+    pub fn start(backend: &BackendFlags, interrupts: &Interrupts) -> Result<Self> {
+        Ok(Self::started(backend, interrupts, |_| Ok(()))?.0)
+    }
+
+    /// Starts a runner, which then does what comes before its first request.
+    fn started<T>(
+        backend: &BackendFlags,
+        interrupts: &Interrupts,
+        begin: impl FnOnce(&mut Runner) -> std::result::Result<T, RunnerError>,
+    ) -> Result<(Self, T)> {
         let chosen = choose_backend(backend)?;
         if let Some(hint) = &chosen.hint {
             say(&format!("hint: {}; {hint}", chosen.reason));
@@ -97,26 +143,14 @@ impl Session {
         let program = RunnerProgram { path: find_runner()?, env: chosen.env };
         let mut runner = Runner::spawn(&program, BUILD)?;
         interrupts.end_runner(runner.handle());
-        let mut progress = Progress::new("loading");
-        let loaded = runner.greet().and_then(|_| {
-            runner.load(LoadRequest { source }, &mut |done, total| progress.update(done, total))
-        });
-        drop(progress);
-        let info = loaded.map_err(of_runner)?;
-        let load_ms = start.elapsed().as_secs_f64() * 1000.0;
+        let begun = runner.greet().and_then(|_| begin(&mut runner)).map_err(of_runner)?;
         let interrupts = interrupts.clone();
-        let session =
-            Self { runner: Some(runner), is_alive: true, interrupts, next_id: 1, info, load_ms };
-        // Ctrl-C that came too late for the load still counts.
-        if session.interrupts.was_pressed() {
+        let worker = Self { runner: Some(runner), is_alive: true, interrupts, next_id: 1 };
+        // Ctrl-C that came too late for the beginning still counts.
+        if worker.interrupts.was_pressed() {
             return Err(Failure::Interrupted);
         }
-        Ok(session)
-    }
-
-    /// Whether the runner can take another request.
-    pub fn is_alive(&self) -> bool {
-        self.is_alive
+        Ok((worker, begun))
     }
 
     /// A new request's name.
@@ -169,7 +203,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for Worker {
     fn drop(&mut self) {
         if let Some(runner) = self.runner.take() {
             self.interrupts.end_process();

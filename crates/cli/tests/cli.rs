@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::{sync::mpsc, thread, time::Duration};
 
 use serde_json::{Value, json};
-use testkit::{LoadScript, PROGRAM_VAR, Program, Script};
+use testkit::{LoadScript, PROGRAM_VAR, Program, QuantizeScript, Script};
 
 /// Words of the test model, by token id.
 const WORDS: [&str; 8] = ["end", "one", "two", "three", "hi", "<think>", "</think>", "system"];
@@ -410,6 +410,99 @@ fn logits_never_replace_what_is_no_file() {
 }
 
 #[test]
+fn quantize_prints_its_report_as_a_table_or_as_one_object() {
+    let home = Home::new();
+    let ran = home.run(Script::default(), &["quantize", "tiny", "out"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let lines = ran.stdout.lines().collect::<Vec<_>>();
+    assert!(lines[0].starts_with("ROLE  TENSORS  WEIGHTS  BITS"), "{ran:?}");
+    assert!(lines[1].starts_with("mlp   3        500      4.50  6.250 %"), "{ran:?}");
+    assert!(lines[2].contains("out: 500 weights at 4.50 bits, 1.0 kB -> 300 B in 2 files"));
+    assert!(ran.stderr.contains("in floats, because scripted reason: lm_head"), "{ran:?}");
+
+    let ran = home.run(Script::default(), &["quantize", "tiny", "out", "--json"]);
+    let mut object: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(object["elapsed_s"].as_f64().unwrap() > 0.0);
+    object["elapsed_s"] = Value::Null;
+    object["notes"] = Value::Null;
+    let expected = json!({
+        "source": "tiny", "target": "out", "family": "scripted", "coding": "scripted",
+        "n_weights": 500, "bits_per_weight": 4.496, "source_bytes": 1000, "target_bytes": 300,
+        "n_files": 2, "n_resumed_files": 0, "elapsed_s": null,
+        "roles": [{"role": "mlp", "n_tensors": 3, "n_weights": 500, "n_bytes": 281,
+                   "bits_per_weight": 4.496, "relative_rms_error": 0.0625}],
+        "floats": [{"path": "lm_head", "reason": "scripted reason"}], "notes": null,
+    });
+    // As text: the order of the keys is part of the promise.
+    assert_eq!(object.to_string(), expected.to_string());
+}
+
+/// The scripted runner writes the request into its notes.
+#[test]
+fn quantize_asks_for_what_its_flags_say() {
+    let home = Home::new();
+    let check = |flags: &[&str], says: &[&str]| {
+        let args: Vec<_> = ["quantize", "tiny", "out"].iter().chain(flags).copied().collect();
+        let ran = home.run(Script::default(), &args);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        for text in says {
+            assert!(ran.stderr.contains(text), "no {text:?} in {ran:?}");
+        }
+    };
+    let affine = "Codes(Coding { mode: Affine, bits: 4, group_size: 64 })";
+    check(&[], &[affine, "high_bits: None", "keep: []", "dtype: None", "overwrites: false"]);
+    let target = env::current_dir().unwrap().join("out");
+    check(&[], &[home.model().to_str().unwrap(), target.to_str().unwrap()]);
+    let coding = "Codes(Coding { mode: Affine, bits: 6, group_size: 32 })";
+    check(&["--bits", "6", "--group-size", "32"], &[coding]);
+    check(&["--mode", "nvfp4"], &["Codes(Coding { mode: Nvfp4, bits: 4, group_size: 16 })"]);
+    check(&["--mode", "bf16", "--overwrite"], &["Floats(Bf16)", "overwrites: true"]);
+    let mixed = "Codes(Coding { mode: Affine, bits: 3, group_size: 64 })";
+    check(&["--recipe", "mixed_3_6"], &[mixed, "high_bits: Some(6)"]);
+    check(&["--dtype", "f16", "--keep", "a", "--keep", "b.c"], &["Some(F16)", r#"["a", "b.c"]"#]);
+    let at =
+        r#"[("lm_head", Coding { mode: Mxfp8, bits: 8, group_size: 32 }), ("v_proj", Coding { "#;
+    check(&["--at", "lm_head=8:32:mxfp8", "--at", "v_proj=5"], &[at, "bits: 5, group_size: 64"]);
+}
+
+#[test]
+fn bad_flags_of_quantize_are_usage_errors_that_say_what_is_allowed() {
+    let home = Home::new();
+    let cases: [(&[&str], &str); 15] = [
+        (&["--mode", "int4"], "affine, mxfp4, mxfp8, nvfp4, bf16, f16, f32"),
+        (&["--bits", "7"], "--bits must be one of 2, 3, 4, 5, 6, 8 for affine, not 7"),
+        (&["--group-size", "48"], "--group-size must be one of 32, 64, 128 for affine"),
+        (&["--mode", "mxfp4", "--group-size", "64"], "--group-size must be one of 32 for mxfp4"),
+        (&["--mode", "mxfp8", "--bits", "4"], "--bits must be one of 8 for mxfp8"),
+        (&["--mode", "bf16", "--bits", "4"], "--bits has no meaning with --mode bf16"),
+        (&["--mode", "f16", "--keep", "lm_head"], "--keep has no meaning"),
+        (&["--mode", "f16", "--dtype", "f16"], "--dtype has no meaning"),
+        (&["--recipe", "mixed_1_2"], "mixed_2_6"),
+        (&["--recipe", "mixed_2_6", "--bits", "4"], "contradict each other"),
+        (&["--recipe", "mixed_2_6", "--mode", "mxfp4"], "--recipe is mixed, which is affine"),
+        (&["--dtype", "fp8"], "--dtype 'fp8' is none of bf16, f16, f32"),
+        (&["--at", "lm_head"], "there is no '='"),
+        (&["--at", "lm_head=7"], "bits must be one of"),
+        (&["--at", "lm_head=4:32:fp4"], "none of affine, mxfp4, mxfp8, nvfp4"),
+    ];
+    for (flags, says) in cases {
+        let args: Vec<_> = ["quantize", "tiny", "out"].iter().chain(flags).copied().collect();
+        home.run(Script::default(), &args).fails(2, &[says]);
+    }
+    let shape = ["quantize", "shape:qwen3-8b:4bit", "out"];
+    home.run(Script::default(), &shape).fails(2, &["random weights"]);
+    home.run(Script::default(), &["quantize", "absent", "out"]).fails(1, &["there is no model"]);
+}
+
+#[test]
+fn a_quantization_that_fails_says_why_and_how_to_go_on() {
+    let home = Home::new();
+    let quantize = QuantizeScript::Fails("cannot write x: no space".into());
+    let ran = home.run(Script { quantize, ..Script::default() }, &["quantize", "tiny", "out"]);
+    ran.fails(1, &["error: cannot write x: no space", "the same command goes on"]);
+}
+
+#[test]
 fn doctor_finds_what_is_wrong() {
     let home = Home::new();
     let checks = |program: &Program| {
@@ -441,7 +534,8 @@ fn help_lists_only_commands_that_exist() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    let expected = ["run", "pull", "list", "show", "rm", "bench", "logits", "doctor", "help"];
+    let expected =
+        ["run", "pull", "list", "show", "rm", "bench", "logits", "quantize", "doctor", "help"];
     assert_eq!(commands, expected);
 }
 
@@ -452,6 +546,25 @@ fn wait_for(reader: &mut impl BufRead, start: &str) {
         line.clear();
         assert!(reader.read_line(&mut line).unwrap() > 0, "no line {start:?}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_a_quantization_and_says_what_is_kept() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let home = Home::new();
+    let script = Script { quantize: QuantizeScript::Hangs, announces: true, ..Script::default() };
+    let args = ["quantize", "tiny", "out"];
+    let mut child = home.command(&Program::Serve(script), &args).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    wait_for(&mut stderr, "scripted: quantizing");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(rest.contains("1 of 2 files are finished and kept: the same command"), "{rest}");
 }
 
 #[cfg(unix)]
