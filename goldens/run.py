@@ -80,9 +80,9 @@ def main():
     n_misses = 0
     for family in arguments.families:
         with tempfile.TemporaryDirectory() as temporary:
-            folder = pathlib.Path(temporary)
+            folder = pathlib.Path(temporary, "hf")
             expected = continued(write_hf(family, folder), folder)
-            for layout, place in (("hf", folder), ("mlx", folder / "mlx")):
+            for layout, place in (("hf", folder), ("mlx", pathlib.Path(temporary, "mlx"))):
                 if layout == "mlx":
                     subprocess.run([arguments.offshoot, "quantize", folder, place, "--mode", "f32"],
                                    check=True, capture_output=True)

@@ -13,6 +13,7 @@ use models::quantize::{
     QuantizeLimits, QuantizeReport, Role, SHARD_BYTES, Settings, Target, quantize,
 };
 use models::{LoadOptions, Loaded};
+use safetensors::tensor::{Dtype as FileDtype, TensorView};
 use serde_json::{Value, json};
 
 use crate::folder::{self, difference, logits};
@@ -387,4 +388,53 @@ fn distance(codes: &Quantized, values: &Array) -> f64 {
     let pairs = || found.iter().zip(values.to_f32_vec().unwrap());
     let squares = pairs().map(|(a, b)| (f64::from(*a) - f64::from(b)).powi(2)).sum::<f64>();
     (squares / pairs().map(|(_, b)| f64::from(b).powi(2)).sum::<f64>()).sqrt()
+}
+
+/// Block-scaled 8-bit floats give what their widened values give.
+#[test]
+fn an_fp8_source_is_widened_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let [coded, plain] = ["fp8", "bf16"].map(|name| dir.path().join(name));
+    let llama = source("llama");
+    let mut widened = llama.tensors(Dtype::Bf16);
+    let mut views = Vec::new();
+    for (name, tensor) in &mut widened {
+        let shape = |array: &Array| array.shape().iter().map(|&n| n as usize).collect::<Vec<_>>();
+        if !name.ends_with("_proj.weight") {
+            views.push((name.clone(), FileDtype::BF16, shape(tensor), tensor.to_bytes().unwrap()));
+            continue;
+        }
+        let codes = tensor.astype(Dtype::F32).unwrap().scale(32.0).unwrap().to_fp8().unwrap();
+        let blocks = tensor.shape().iter().map(|n| (n + 127) / 128).collect::<Vec<_>>();
+        let scales = Array::full(&blocks, 1.0 / 32.0, Dtype::F32).unwrap();
+        let values = codes.from_fp8(Dtype::F32).unwrap().scale(1.0 / 32.0).unwrap();
+        *tensor = values.astype(Dtype::Bf16).unwrap();
+        for (end, dtype, array) in
+            [("", FileDtype::F8_E4M3, &codes), ("_scale_inv", FileDtype::F32, &scales)]
+        {
+            let bytes = array.to_bytes().unwrap();
+            views.push((format!("{name}{end}"), dtype, shape(array), bytes));
+        }
+    }
+    std::fs::create_dir(&coded).unwrap();
+    let file = views.iter().map(|(name, dtype, shape, bytes)| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    let bytes = safetensors::serialize(file, None).unwrap();
+    std::fs::write(coded.join("model.safetensors"), bytes).unwrap();
+    let mut config = llama.config.clone();
+    config["quantization_config"] = json!({"quant_method": "fp8", "weight_block_size": [128, 128]});
+    std::fs::write(coded.join("config.json"), config.to_string()).unwrap();
+    std::fs::create_dir(&plain).unwrap();
+    folder::write(&plain, &llama.config, widened, 1);
+    let [a, b] = [&coded, &plain].map(|source| {
+        let target = source.with_extension("4bit");
+        run(source, &target, &codes(affine(4, 32))).unwrap();
+        (tensors_of(&target), folder::json(&target.join("config.json")))
+    });
+    assert_eq!(a.1, b.1);
+    assert!(a.0.keys().eq(b.0.keys()));
+    for (name, tensor) in &a.0 {
+        assert_eq!(tensor.to_bytes().unwrap(), b.0[name].to_bytes().unwrap(), "{name}");
+    }
 }
