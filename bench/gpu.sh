@@ -7,7 +7,7 @@
 # bindings, models-it and engine-it, and the bench programs fused and graph_cost. libmlx with CUDA
 # must be on LD_LIBRARY_PATH. Each part writes its raw output to OUT_DIR and none stops the others.
 # Every test runs in a process of its own, many at once: MLX compiles kernels at their first use,
-# which takes most of the time.
+# which takes most of the time. Test programs look for goldens/ where they were built.
 set -uo pipefail
 bin=$(cd "$1" && pwd)
 out=$2
@@ -46,6 +46,7 @@ tests models-it 240
 tests engine-it 120
 part demo 60 "$bin/offshoot" run demo "What is Offshoot?" --temperature 0 --verbose
 part graph_cost 60 "$bin/graph_cost" --bench
-for shape in qwen3-0.6b:bf16 qwen3-8b:bf16 qwen3-8b:4bit; do
+for shape in qwen3-0.6b:bf16 qwen3-8b:bf16 qwen3-8b:4bit qwen3-30b-a3b:4bit \
+  qwen3.5-35b-a3b:4bit glm-4.7-flash:4bit gpt-oss-20b:mxfp4; do
   part "bench-${shape/:/-}" 150 "$bin/offshoot" bench "shape:$shape" -p 2048 -n 128 -b 1,8 --json
 done

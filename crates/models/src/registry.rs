@@ -115,10 +115,7 @@ pub fn load(source: &Source, options: &LoadOptions, progress: Progress<'_>) -> R
             let wrong = |reason: String| Error::Shape { name: name.clone(), reason };
             let mut root = serde_json::from_str::<Value>(shapes::config(name)?)
                 .map_err(|e| wrong(e.to_string()))?;
-            let family = family(&root).map_err(|_| {
-                let family = &root["model_type"];
-                wrong(format!("its family {family} cannot be built yet; {} can", buildable()))
-            })?;
+            let family = family(&root)?;
             let most = Config::text(&root)?.n_layers()?;
             if n_layers.is_some_and(|n| n > most) {
                 return Err(wrong(format!("has only {most} layers to shorten")));
@@ -177,15 +174,6 @@ pub(crate) fn examine(folder: &Path, opened: &Opened) -> Result<Examined> {
     let (dtype, matrices) = (weights.dtype(), weights.take_matrices());
     weights.finish(opened.family.facts.model_type)?;
     Ok(Examined { matrices, dtype })
-}
-
-/// The shapes whose families exist.
-fn buildable() -> String {
-    let can = |name: &&&str| {
-        let root = shapes::config(name).ok().and_then(|text| serde_json::from_str(text).ok());
-        root.is_some_and(|root: Value| family(&root).is_ok())
-    };
-    crate::SHAPE_NAMES.iter().filter(can).copied().collect::<Vec<_>>().join(", ")
 }
 
 /// Keeps the first `n` layers of a config, and the first entries of the lists that have one for
