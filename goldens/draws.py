@@ -168,14 +168,16 @@ def draw_glm(rng, n_tokens, mlx):
 def draw_gpt_oss(rng, n_tokens, mlx):
     config = draw_sizes(rng, 32 if mlx else 1)
     experts = draw_experts(rng, config, mlx)
-    n_layers = config["num_hidden_layers"]
+    kinds = ["sliding_attention", "full_attention"]
+    layer_types = [rng.choice(kinds) for _ in range(config["num_hidden_layers"])]
+    if mlx and len(set(layer_types)) < 2:  # mlx-lm wants both kinds
+        layer_types[:2] = kinds
     config |= dict(
         num_local_experts=experts["num_experts"],
         num_experts_per_tok=experts["num_experts_per_tok"],
         intermediate_size=experts["moe_intermediate_size"],
         sliding_window=rng.randrange(2, n_tokens), rms_norm_eps=rng.choice([1e-5, 1e-2]),
-        layer_types=[rng.choice(["sliding_attention", "full_attention"])
-                     for _ in range(n_layers)])
+        layer_types=layer_types)
     if not mlx:  # mlx-lm knows only the published values
         config |= dict(swiglu_limit=rng.choice([7.0, 1.0]), attention_bias=rng.random() < 0.8)
     return config | draw_rope(rng, config["head_dim"], n_tokens, ["yarn", "yarn", "default"])
@@ -186,6 +188,7 @@ def draw_gemma3(rng, n_tokens, mlx):
     n_layers = config["num_hidden_layers"] = rng.randrange(2, 7)
     pattern = rng.randrange(2, 5)
     full = draw_rope(rng, config["head_dim"], n_tokens, ["default", "linear", "llama3", "yarn"])
+    full["rope_parameters"].pop("truncate", None)  # transformers reads it outside layer types alone
     kinds = ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention"
              for i in range(n_layers)]
     if not mlx and rng.random() < 0.4:

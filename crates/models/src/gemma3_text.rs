@@ -28,6 +28,8 @@ pub(crate) const FAMILY: Family = Family {
             "text only: the vision tower is listed and not run",
             "`attn_logit_softcapping` and bidirectional attention are refused",
             "in f16, residuals are added in f32 and limited",
+            "`rope_scaling.type`, yarn's `truncate` for one layer type, and \
+             `final_logit_softcapping` inside the wrapper count; transformers passes over them",
         ],
     },
     to_mlx,
