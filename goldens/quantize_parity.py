@@ -86,6 +86,9 @@ class Spelling:
     def choice(self, _):
         return self.chosen
 
+    def random(self):
+        return 1.0  # lists of kinds are written out
+
 
 def agreeable(config, family):
     """Without what mlx-lm computes otherwise or refuses."""
