@@ -132,6 +132,27 @@ pub(crate) fn madd<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// Σ a·b, in sums kept side by side.
+#[inline(always)]
+pub(crate) fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 32];
+    let (a, b) = (a.chunks_exact(32), b.chunks_exact(32));
+    let rest = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum::<f32>();
+    for (a, b) in a.zip(b) {
+        for i in 0..32 {
+            sums[i] = madd::<FUSED>(a[i], b[i], sums[i]);
+        }
+    }
+    let mut width = 16;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0] + rest
+}
+
 /// eˣ to within 2 units in the last place, in a form that compilers can do on many values at once;
 /// 0 below −87, and the largest power of two above 88.
 #[inline(always)]

@@ -4,12 +4,10 @@
 use mlx::{Array, CpuKernel, Dtype, Result, TensorMut, TensorRef};
 
 use super::Sizes;
-use crate::cpu::{Failure, Floats, Parts, each, for_processor, madd};
+use crate::cpu::{Failure, Floats, Parts, dot, each, for_processor};
 
 /// Outputs of a task.
 const BAND: usize = 32;
-/// Sums that a dot product keeps side by side.
-const LANES: usize = 16;
 
 struct Task<'a> {
     /// `[P, in]`.
@@ -77,7 +75,7 @@ impl<'a> Task<'a> {
                 self.w.read((expert * self.n_out + output) * self.n_in, &mut matrix_row);
                 for &row in rows {
                     let mut sum = 0.0;
-                    dot(&self.x[row * self.n_in..][..self.n_in], &matrix_row, &mut sum);
+                    product(&self.x[row * self.n_in..][..self.n_in], &matrix_row, &mut sum);
                     // SAFETY: this output of this row, which is in this band of one task alone.
                     unsafe { self.out.write(row * self.n_out + output, &[sum]) };
                 }
@@ -88,19 +86,10 @@ impl<'a> Task<'a> {
 
 for_processor! {
     /// The sum of products.
-    dot = dot_body(a: &[f32], b: &[f32], sum: &mut f32)
+    product = product_body(a: &[f32], b: &[f32], sum: &mut f32)
 }
 
 #[inline(always)]
-fn dot_body<const FUSED: bool>(a: &[f32], b: &[f32], sum: &mut f32) {
-    let mut lanes = [0.0; LANES];
-    let (a_parts, a_rest) = a.as_chunks::<LANES>();
-    let (b_parts, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_parts.iter().zip(b_parts) {
-        for i in 0..LANES {
-            lanes[i] = madd::<FUSED>(a[i], b[i], lanes[i]);
-        }
-    }
-    let rest = a_rest.iter().zip(b_rest).fold(0.0, |sum, (a, b)| madd::<FUSED>(*a, *b, sum));
-    *sum = lanes.iter().sum::<f32>() + rest;
+fn product_body<const FUSED: bool>(a: &[f32], b: &[f32], sum: &mut f32) {
+    *sum = dot::<FUSED>(a, b);
 }

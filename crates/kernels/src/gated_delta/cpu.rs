@@ -11,7 +11,7 @@
 use mlx::{Array, CpuKernel, Dtype, Result, TensorMut, TensorRef};
 
 use super::{GatedDelta, Sizes, Updated};
-use crate::cpu::{Failure, Floats, Parts, each, for_processor, madd};
+use crate::cpu::{Failure, Floats, Parts, dot, each, for_processor, madd};
 
 /// Rows of a band.
 const BAND: usize = 32;
@@ -259,26 +259,6 @@ fn rows_body<const FUSED: bool>(
         }
         *out = dot::<FUSED>(row, q);
     }
-}
-
-#[inline(always)]
-fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 32];
-    let (a, b) = (a.chunks_exact(32), b.chunks_exact(32));
-    let rest = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum::<f32>();
-    for (a, b) in a.zip(b) {
-        for i in 0..32 {
-            sums[i] = madd::<FUSED>(a[i], b[i], sums[i]);
-        }
-    }
-    let mut width = 16;
-    while width > 0 {
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-        width /= 2;
-    }
-    sums[0] + rest
 }
 
 for_processor! {

@@ -294,15 +294,20 @@ impl<'p> Weights<'p> {
         Ok(())
     }
 
+    /// Whether products are to be compared with plain ones. Placeholders of missing tensors cannot
+    /// be multiplied; loading will fail by them.
+    fn proves_products(&self) -> bool {
+        self.options.proves_products && self.state.borrow().missing.is_empty()
+    }
+
     /// How to multiply with this matrix `[.., rows, n_in]`: as was found for the first of its form
     /// and size.
     fn product_of(&self, matrix: &Quantized, shape: &[i32]) -> Result<Product> {
-        let mut state = self.state.borrow_mut();
-        state.tally.quantization.get_or_insert(matrix.quantization);
-        // Placeholders of missing tensors cannot be multiplied; loading will fail by them.
-        if !self.options.proves_products || !state.missing.is_empty() {
+        self.state.borrow_mut().tally.quantization.get_or_insert(matrix.quantization);
+        if !self.proves_products() {
             return Ok(Product::Fused);
         }
+        let mut state = self.state.borrow_mut();
         let form = (matrix.quantization, shape.to_vec());
         if let Some(product) = state.products.get(&form) {
             return Ok(*product);

@@ -119,24 +119,16 @@ impl<'w, 'p> Scope<'w, 'p> {
     pub fn per_head(&self, name: &str, n: i32, n_in: i32, n_out: i32) -> Result<PerHead> {
         let (w, shape) = (self.weights, [n, n_out, n_in]);
         let mut stored = self.stored(&self.join(name), &shape)?;
-        let is_complete = w.state.borrow().missing.is_empty();
         if let Stored::Quantized(q) = &stored
-            && w.options.proves_products
-            && is_complete
+            && w.proves_products()
             && Product::proven_per_head(q, &shape, w.dtype)? == Product::Expanded
         {
             stored = Stored::Dense(q.dequantize(w.dtype)?);
         }
+        self.own(&stored, &shape);
         Ok(PerHead::new(match stored {
-            Stored::Dense(table) => {
-                w.own(shape.iter().map(|&n| i64::from(n)).product(), [&table]);
-                Matrix::Dense(table)
-            }
-            Stored::Quantized(q) => {
-                let parts = [&q.weight, &q.scales].into_iter().chain(&q.biases);
-                w.own(shape.iter().map(|&n| i64::from(n)).product(), parts);
-                Matrix::Quantized(q, Product::Fused)
-            }
+            Stored::Dense(table) => Matrix::Dense(table),
+            Stored::Quantized(q) => Matrix::Quantized(q, Product::Fused),
         }))
     }
 
@@ -253,19 +245,26 @@ impl<'w, 'p> Scope<'w, 'p> {
     }
 
     fn owned(&self, stored: Stored, shape: &[i32]) -> Result<Matrix> {
-        let w = self.weights;
-        let n_parameters = shape.iter().map(|&n| i64::from(n)).product();
+        self.own(&stored, shape);
         Ok(match stored {
-            Stored::Dense(table) => {
-                w.own(n_parameters, [&table]);
-                Matrix::Dense(table)
-            }
+            Stored::Dense(table) => Matrix::Dense(table),
             Stored::Quantized(q) => {
-                w.own(n_parameters, [&q.weight, &q.scales].into_iter().chain(&q.biases));
-                let product = w.product_of(&q, shape)?;
+                let product = self.weights.product_of(&q, shape)?;
                 Matrix::Quantized(q, product)
             }
         })
+    }
+
+    /// Notes that a matrix of this shape belongs to the model.
+    fn own(&self, stored: &Stored, shape: &[i32]) {
+        let w = self.weights;
+        let n_parameters = shape.iter().map(|&n| i64::from(n)).product();
+        match stored {
+            Stored::Dense(table) => w.own(n_parameters, [table]),
+            Stored::Quantized(q) => {
+                w.own(n_parameters, [&q.weight, &q.scales].into_iter().chain(&q.biases))
+            }
+        };
     }
 
     /// Reads what has been taken so far into memory, checks it, and reports progress.
