@@ -23,6 +23,9 @@ pub enum Product {
     Expanded,
 }
 
+/// Numbers of rows for which products are proven.
+const PROOF_ROWS: [i32; 6] = [1, 16, 32, 64, 128, 256];
+
 impl Product {
     /// x Wᵀ in the dtype of x: wider scales must not widen the rest of the model.
     fn apply(self, x: &Array, weight: &Quantized) -> Result<Array> {
@@ -33,14 +36,17 @@ impl Product {
         Ok(y.astype(x.dtype())?)
     }
 
-    /// Fused if the device's product of `weight` `[.., out, in]` with 1 and with 16 rows (which are
-    /// different kernels) is that of the dequantized matrix, else expanded. Of a stack the first
-    /// few matrices are tried, chosen by index.
+    /// Fused if the device's products of `weight` `[.., out, in]` are those of the dequantized
+    /// matrix, else expanded. They are tried for one number of rows of each tile height that MLX's
+    /// CUDA kernels have, which are compiled apart and can be wrong apart. Of a stack the first few
+    /// matrices are tried, chosen by index.
     pub(crate) fn proven(weight: &Quantized, shape: &[i32], dtype: Dtype) -> Result<Self> {
         let (n_in, n_stack) = (shape[shape.len() - 1], shape[..shape.len() - 2].iter().product());
-        let x = Key::from_seed(0)?.uniform(&[16, n_in], Dtype::F32)?.offset(-0.5)?.astype(dtype)?;
+        let most = PROOF_ROWS[PROOF_ROWS.len() - 1];
+        let x = Key::from_seed(0)?.uniform(&[most, n_in], Dtype::F32)?;
+        let x = x.offset(-0.5)?.astype(dtype)?;
         let few = weight.first(3.min(n_stack))?;
-        for n_rows in [1, 16] {
+        for n_rows in PROOF_ROWS {
             let rows = x.slice_axis(0, 0..n_rows)?.contiguous()?;
             let (fused, expanded) = if shape.len() == 2 {
                 (Product::Fused.apply(&rows, weight)?, Product::Expanded.apply(&rows, weight)?)

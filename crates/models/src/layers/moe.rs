@@ -12,6 +12,10 @@ use crate::{Error, Result};
 /// weights are read once.
 const SORTS_FROM_PAIRS: i32 = 64;
 
+/// Pairs of one product: more than 65,535 do not fit the launch grids of MLX's CUDA kernels, and the
+/// results of each pair are held at once.
+const MAX_PAIRS: i32 = 1 << 15;
+
 /// How a token's experts are chosen and weighed.
 #[derive(Debug)]
 pub enum Router {
@@ -144,7 +148,32 @@ impl Experts {
 
     /// Tokens `[N, E]`, their experts and weights `[N, k]` → the weighted sum `[N, E]`.
     fn forward(&self, x: &Array, chosen: &Array, weights: &Array) -> Result<Array> {
+        self.forward_by(MAX_PAIRS, x, chosen, weights)
+    }
+
+    /// The same with at most `max_pairs` at once.
+    fn forward_by(
+        &self,
+        max_pairs: i32,
+        x: &Array,
+        chosen: &Array,
+        weights: &Array,
+    ) -> Result<Array> {
         let (n, k) = (chosen.dim(0), chosen.dim(1));
+        if n > 1 && n * k > max_pairs {
+            let step = (max_pairs / k).max(1);
+            let slices = (0..n).step_by(step as usize).map(|begin| {
+                let tokens = begin..n.min(begin + step);
+                self.forward_by(
+                    max_pairs,
+                    &x.slice_axis(0, tokens.clone())?,
+                    &chosen.slice_axis(0, tokens.clone())?,
+                    &weights.slice_axis(0, tokens)?,
+                )
+            });
+            let slices = slices.collect::<Result<Vec<_>>>()?;
+            return Ok(mlx::concatenate(&slices.iter().collect::<Vec<_>>(), 0)?);
+        }
         let y = if n * k < SORTS_FROM_PAIRS {
             let x = x.reshape(&[n, 1, 1, -1])?;
             self.run(&x, chosen, false)?.squeeze(&[2])? // [N, k, E]
@@ -200,5 +229,38 @@ impl FeedForward for Moe {
             y = y.add(&always)?;
         }
         Ok(y.reshape(x.shape())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::Matrix;
+    use mlx::{Device, Key};
+
+    #[test]
+    fn many_pairs_in_slices_give_what_they_give_at_once() {
+        Device::open().unwrap();
+        let normal =
+            |seed, shape: &[i32]| Key::from_seed(seed).unwrap().normal(shape, Dtype::F32).unwrap();
+        let stack = |seed, n_out, n_in| Stack {
+            weight: Matrix::Dense(normal(seed, &[5, n_out, n_in])),
+            bias: None,
+        };
+        let experts = Experts {
+            gate_proj: stack(1, 24, 16),
+            up_proj: stack(2, 24, 16),
+            down_proj: stack(3, 16, 24),
+            activation: Activation::SwiGlu,
+        };
+        let (x, weights) = (normal(4, &[43, 16]), normal(5, &[43, 3]));
+        let chosen = Key::from_seed(6).unwrap().integers(0, 5, &[43, 3]).unwrap();
+        let chosen = chosen.astype(Dtype::U32).unwrap();
+        let run = |pairs| experts.forward_by(pairs, &x, &chosen, &weights).unwrap();
+        let wanted = run(1000);
+        for pairs in [2, 70, 128] {
+            let off = run(pairs).sub(&wanted).unwrap().abs().unwrap().max(&[0, 1]).unwrap();
+            assert!(off.item::<f32>().unwrap() < 1e-3, "{pairs}");
+        }
     }
 }

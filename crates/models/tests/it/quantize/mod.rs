@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use mlx::{Array, Device, Dtype, QuantMode, Quantization, Quantized};
+use mlx::{Array, Backend, Device, Dtype, QuantMode, Quantization, Quantized};
 use models::quantize::{
     QuantizeLimits, QuantizeReport, Role, SHARD_BYTES, Settings, Target, quantize,
 };
@@ -51,7 +51,9 @@ pub fn run_within(
 }
 
 fn f32_options() -> LoadOptions {
-    LoadOptions { dtype: Some(Dtype::F32), ..LoadOptions::default() }
+    // As the program has it: MLX's products are not all right on every device.
+    let proves_products = Device::open().unwrap().backend() != Backend::Cpu;
+    LoadOptions { dtype: Some(Dtype::F32), proves_products, ..LoadOptions::default() }
 }
 
 const TOKENS: [i32; 13] = [3, 71, 20, 5, 5, 44, 0, 12, 63, 9, 31, 50, 2];
