@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// weights are read once.
 const SORTS_FROM_PAIRS: i32 = 64;
 
-/// Pairs of one product: more than 65,535 do not fit the launch grids of MLX's CUDA kernels, and the
+/// Pairs of one product: more than 65,535 do not fit the launch grids of MLX on CUDA, and the
 /// results of each pair are held at once.
 const MAX_PAIRS: i32 = 1 << 15;
 
