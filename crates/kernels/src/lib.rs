@@ -14,4 +14,5 @@ mod input;
 pub mod router;
 
 pub use causal_conv::{CausalConv, Convolved};
+pub use cpu::set_threads;
 pub use gated_delta::{GatedDelta, Updated};

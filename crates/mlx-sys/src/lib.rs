@@ -29,11 +29,13 @@ fn run_cpu_kernel(
 
 #[cxx::bridge(namespace = "offshoot")]
 pub mod ffi {
-    /// A tensor's memory as a CPU kernel sees it: row-contiguous, valid while the kernel runs.
+    /// A tensor's memory as a CPU kernel sees it: where its first element lies, the bytes of all
+    /// elements, shape, and strides in elements. Valid while the kernel runs.
     struct RawTensor {
         data: *mut u8,
         n_bytes: usize,
         shape: *const i32,
+        strides: *const i64,
         n_dims: usize,
         dtype: u8,
     }

@@ -146,8 +146,8 @@ std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arr
 }
 
 static RawTensor raw(const array& a) {
-  return RawTensor{const_cast<uint8_t*>(a.data<uint8_t>()), a.nbytes(), a.shape().data(), a.ndim(),
-                   static_cast<uint8_t>(a.dtype().val())};
+  return RawTensor{const_cast<uint8_t*>(a.data<uint8_t>()), a.nbytes(), a.shape().data(),
+                   a.strides().data(), a.ndim(), static_cast<uint8_t>(a.dtype().val())};
 }
 
 // A graph node whose evaluation on the CPU is a Rust closure. The closure runs later, on the
@@ -163,10 +163,6 @@ class RustPrimitive : public mx::Primitive {
     std::vector<array> ins, outs;
     for (auto& a : inputs) ins.push_back(array::unsafe_weak_copy(a));
     for (auto& a : outputs) outs.push_back(array::unsafe_weak_copy(a));
-    for (auto& a : inputs) {
-      if (!a.flags().row_contiguous)
-        throw std::invalid_argument("a CPU kernel's input is not row-contiguous");
-    }
     encoder.dispatch([kernel = kernel_, ins = std::move(ins), outs = std::move(outs)]() {
       rust::Vec<RawTensor> in_views, out_views;
       for (const auto& a : ins) in_views.push_back(raw(a));

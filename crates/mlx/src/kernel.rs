@@ -254,6 +254,26 @@ fn expect_dtype<T: Element>(found: Dtype) -> std::result::Result<(), String> {
     }
 }
 
+/// A CPU kernel's input as it lies in memory, which may be a view of something larger.
+#[derive(Clone, Copy, Debug)]
+pub struct StridedRef<'a> {
+    /// From the first element to the last one, and what lies between.
+    span: &'a [u8],
+    /// Sizes of the dimensions.
+    pub shape: &'a [i32],
+    /// Elements from one index to the next, ≥ 0, for every dimension.
+    pub strides: &'a [i64],
+    /// Type of the elements.
+    pub dtype: Dtype,
+}
+
+impl<'a> StridedRef<'a> {
+    /// The bytes from the first element to the last one.
+    pub fn span(&self) -> &'a [u8] {
+        self.span
+    }
+}
+
 /// A computation on the CPU in Rust, as one node of the graph. It runs on MLX's stream thread.
 ///
 /// A panic in it ends the process: a kernel's panic is our own fault, and half-written outputs must
@@ -261,11 +281,12 @@ fn expect_dtype<T: Element>(found: Dtype) -> std::result::Result<(), String> {
 pub struct CpuKernel;
 
 impl CpuKernel {
-    /// Adds a call of `kernel` to the graph. Inputs are made row-contiguous; outputs arrive with
-    /// the stated shapes, zeroed. An `Err` of the kernel becomes the error of the evaluation.
+    /// Adds a call of `kernel` to the graph. Inputs that are not row-contiguous are copied; outputs
+    /// arrive with the stated shapes, zeroed. An `Err` of the kernel becomes the error of the
+    /// evaluation.
     ///
     /// # Errors
-    /// An input could not be prepared.
+    /// The node could not be made.
     pub fn call<F>(inputs: &[&Array], outputs: &[(&[i32], Dtype)], kernel: F) -> Result<Vec<Array>>
     where
         F: Fn(&[TensorRef<'_>], &mut [TensorMut<'_>]) -> std::result::Result<(), String>
@@ -273,29 +294,130 @@ impl CpuKernel {
             + Sync
             + 'static,
     {
-        let rows = inputs.iter().map(|a| a.contiguous()).collect::<Result<Vec<_>>>()?;
-        let (sizes, ranks, dtypes) = flat_shapes(outputs);
-        let run = move |ins: &[ffi::RawTensor], outs: &[ffi::RawTensor]| {
-            // SAFETY: MLX keeps inputs and outputs alive while the task runs; outputs are fresh
-            // buffers that nothing else sees.
-            let ins = ins.iter().map(|t| unsafe { borrow(t) }).collect::<Vec<_>>();
-            // SAFETY: as above; every output is a buffer of its own.
-            let mut outs = outs.iter().map(|t| unsafe { borrow_mut(t) }).collect::<Vec<_>>();
-            kernel(&ins, &mut outs)
-        };
-        let kernel = Box::new(mlx_sys::CpuKernel(Box::new(run)));
-        let result = ffi::cpu_kernel_call(kernel, &list(&rows), &sizes, &ranks, &dtypes);
-        unlist("cpu_kernel", inputs, result)
+        add_node(inputs, outputs, move |ins, outs| {
+            // SAFETY: MLX keeps the inputs alive while the task runs.
+            let packed = ins.iter().map(|t| unsafe { packed(t) }).collect::<Vec<_>>();
+            let ins = ins.iter().zip(&packed).map(|(t, copy)| {
+                // SAFETY: as above; what was not copied is row-contiguous, and a copy holds as many
+                // bytes.
+                let (bytes, shape) = unsafe {
+                    let data = copy.as_ref().map_or(t.data.cast_const(), |c| c.as_ptr().cast());
+                    (slice_or_empty(data, t.n_bytes), slice_or_empty(t.shape, t.n_dims))
+                };
+                TensorRef { bytes, shape, dtype: Dtype::from_code(t.dtype) }
+            });
+            kernel(&ins.collect::<Vec<_>>(), outs)
+        })
+    }
+
+    /// The same with inputs as they lie: nothing is copied.
+    ///
+    /// # Errors
+    /// The node could not be made. That an input has a negative stride shows at evaluation.
+    pub fn call_strided<F>(
+        inputs: &[&Array],
+        outputs: &[(&[i32], Dtype)],
+        kernel: F,
+    ) -> Result<Vec<Array>>
+    where
+        F: Fn(&[StridedRef<'_>], &mut [TensorMut<'_>]) -> std::result::Result<(), String>
+            + Send
+            + Sync
+            + 'static,
+    {
+        add_node(inputs, outputs, move |ins, outs| {
+            // SAFETY: MLX keeps the inputs alive while the task runs.
+            let ins = ins.iter().map(|t| unsafe { strided(t) });
+            kernel(&ins.collect::<std::result::Result<Vec<_>, _>>()?, outs)
+        })
     }
 }
 
+fn add_node(
+    inputs: &[&Array],
+    outputs: &[(&[i32], Dtype)],
+    run: impl Fn(&[ffi::RawTensor], &mut [TensorMut<'_>]) -> std::result::Result<(), String>
+    + Send
+    + Sync
+    + 'static,
+) -> Result<Vec<Array>> {
+    let (sizes, ranks, dtypes) = flat_shapes(outputs);
+    let run = move |ins: &[ffi::RawTensor], outs: &[ffi::RawTensor]| {
+        // SAFETY: MLX keeps outputs alive while the task runs; every one is a fresh buffer of its
+        // own that nothing else sees.
+        let mut outs = outs.iter().map(|t| unsafe { borrow_mut(t) }).collect::<Vec<_>>();
+        run(ins, &mut outs)
+    };
+    let kernel = Box::new(mlx_sys::CpuKernel(Box::new(run)));
+    let list = list(inputs.iter().copied());
+    unlist("cpu_kernel", inputs, ffi::cpu_kernel_call(kernel, &list, &sizes, &ranks, &dtypes))
+}
+
+/// Shape and strides of a tensor.
+///
 /// # Safety
-/// The tensor's memory and shape stay valid and unwritten for `'a`.
-unsafe fn borrow<'a>(t: &ffi::RawTensor) -> TensorRef<'a> {
+/// They stay valid for `'a`.
+unsafe fn layout<'a>(t: &ffi::RawTensor) -> (&'a [i32], &'a [i64]) {
     // SAFETY: the caller's promise.
-    let (bytes, shape) =
-        unsafe { (slice_or_empty(t.data, t.n_bytes), slice_or_empty(t.shape, t.n_dims)) };
-    TensorRef { bytes, shape, dtype: Dtype::from_code(t.dtype) }
+    unsafe { (slice_or_empty(t.shape, t.n_dims), slice_or_empty(t.strides, t.n_dims)) }
+}
+
+/// # Safety
+/// The tensor's memory, shape and strides stay valid and unwritten for `'a`.
+unsafe fn strided<'a>(t: &ffi::RawTensor) -> std::result::Result<StridedRef<'a>, String> {
+    let dtype = Dtype::from_code(t.dtype);
+    // SAFETY: the caller's promise.
+    let (shape, strides) = unsafe { layout(t) };
+    let n_elements = if t.n_bytes == 0 {
+        0
+    } else if strides.iter().any(|&stride| stride < 0) {
+        return Err(format!("strides {strides:?} go backwards"));
+    } else {
+        let last = shape.iter().zip(strides).map(|(&n, &stride)| (i64::from(n) - 1) * stride);
+        1 + last.sum::<i64>() as usize
+    };
+    // SAFETY: the caller's promise; strides lead to elements only.
+    let span = unsafe { slice_or_empty(t.data, n_elements * dtype.size_bytes()) };
+    Ok(StridedRef { span, shape, strides, dtype })
+}
+
+/// A row-contiguous copy, in words so that any element may lie at its begin; none if the tensor is
+/// row-contiguous itself.
+///
+/// # Safety
+/// The tensor's memory, shape and strides are valid.
+unsafe fn packed(t: &ffi::RawTensor) -> Option<Vec<u64>> {
+    // SAFETY: the caller's promise.
+    let (shape, strides) = unsafe { layout(t) };
+    // The longest run of elements that lie one after another.
+    let (mut run, mut outer) = (1, shape.len());
+    while outer > 0 && (shape[outer - 1] == 1 || strides[outer - 1] == run) {
+        outer -= 1;
+        run *= i64::from(shape[outer]);
+    }
+    if outer == 0 || t.n_bytes == 0 {
+        return None;
+    }
+    let mut copy = vec![0u64; t.n_bytes.div_ceil(8)];
+    let item_bytes = Dtype::from_code(t.dtype).size_bytes();
+    let run_bytes = run as usize * item_bytes;
+    let mut index = vec![0i32; outer];
+    for to in (0..t.n_bytes).step_by(run_bytes) {
+        let at = index.iter().zip(strides).map(|(&i, &stride)| i64::from(i) * stride).sum::<i64>();
+        // SAFETY: the strides lead to a run of elements; runs fill the copy one after another.
+        unsafe {
+            let from = t.data.cast_const().offset(at as isize * item_bytes as isize);
+            copy.as_mut_ptr().cast::<u8>().add(to).copy_from_nonoverlapping(from, run_bytes);
+        }
+        for axis in (0..outer).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    Some(copy)
 }
 
 /// # Safety

@@ -24,7 +24,8 @@ pub use error::{Error, Result};
 pub use fast::{Attend, Rope};
 pub use files::{Safetensors, load_safetensors, save_safetensors};
 pub use kernel::{
-    CpuKernel, CudaKernel, CudaSource, Launch, MetalKernel, MetalSource, TensorMut, TensorRef,
+    CpuKernel, CudaKernel, CudaSource, Launch, MetalKernel, MetalSource, StridedRef, TensorMut,
+    TensorRef,
 };
 pub use mlx_sys::PINNED_VERSION;
 pub use quantized::{Gathered, QuantMode, Quantization, Quantized};

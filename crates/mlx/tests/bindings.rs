@@ -440,6 +440,47 @@ fn a_cpu_kernel_in_rust_is_a_node_like_any_other() {
 }
 
 #[test]
+fn a_cpu_kernel_gets_views_of_any_kind_in_order_or_as_they_lie() {
+    let _device = device();
+    let x = f32s(&wavy(120), &[2, 3, 4, 5]);
+    let views = [
+        x.clone(),
+        x.swap_axes(1, 2).unwrap(),
+        x.swap_axes(2, 3).unwrap(),
+        x.slice(&[0, 1, 1, 0], &[2, 3, 3, 5]).unwrap(),
+        x.slice(&[1, 0, 0, 2], &[2, 3, 4, 3]).unwrap(),
+        x.slice_axis(0, 0..1).unwrap().broadcast_to(&[4, 3, 4, 5]).unwrap(),
+        x.slice_strided(&[1, 2, 3, 4], &[-3, -4, -5, -6], &[-1, -1, -2, -1]).unwrap(),
+        x.slice_axis(1, 0..0).unwrap(),
+    ];
+    for view in views {
+        let output = [(view.shape(), Dtype::F32)];
+        let in_order = CpuKernel::call(&[&view], &output, |ins, outs| {
+            outs[0].as_mut_slice::<f32>()?.copy_from_slice(ins[0].as_slice::<f32>()?);
+            Ok(())
+        });
+        let wanted = view.to_f32_vec().unwrap();
+        assert_eq!(in_order.unwrap()[0].to_f32_vec().unwrap(), wanted, "{:?}", view.shape());
+        let as_it_lies = CpuKernel::call_strided(&[&view], &output, |ins, outs| {
+            let (shape, strides, span) = (ins[0].shape, ins[0].strides, ins[0].span());
+            for (i, out) in outs[0].as_mut_slice::<f32>()?.iter_mut().enumerate() {
+                let (mut rest, mut at) = (i, 0);
+                for (&n, &stride) in shape.iter().zip(strides).rev() {
+                    at += (rest % n as usize) * stride as usize;
+                    rest /= n as usize;
+                }
+                *out = f32::from_le_bytes(span[4 * at..4 * at + 4].try_into().unwrap());
+            }
+            Ok(())
+        });
+        match as_it_lies.unwrap()[0].to_f32_vec() {
+            Ok(found) => assert_eq!(found, wanted, "{:?}", view.shape()),
+            Err(error) => assert!(error.to_string().contains("go backwards"), "{error}"),
+        }
+    }
+}
+
+#[test]
 fn a_cpu_kernel_may_be_dropped_before_it_has_run() {
     let _device = device();
     let guard = std::sync::Arc::new(41);

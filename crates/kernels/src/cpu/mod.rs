@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use mlx::{Dtype, Element, TensorMut, TensorRef};
 
 pub(crate) use pool::each;
+pub use pool::set_threads;
 
 /// Why a kernel fails; MLX reports it at evaluation.
 pub(crate) type Failure = String;

@@ -1,7 +1,7 @@
 //! One set of threads for all kernels of the process: a step of a model runs hundreds of them, and
 //! starting threads anew would cost more than many of them take.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The work of one call of [`each`].
@@ -25,6 +25,33 @@ struct Pool {
     /// Number of the latest job, and the job.
     latest: Mutex<(u64, Option<Arc<Job>>)>,
     posted: Condvar,
+    /// The number again, to be watched without the lock.
+    n_posted: AtomicU64,
+}
+
+/// Looks for a new job before a thread goes to sleep. Waking one takes longer than many kernels
+/// run, and within a step the next kernel follows in microseconds. Between looks other threads may
+/// have the processor, so that waiting costs nobody time.
+const N_LOOKS: u32 = 400;
+/// Pauses between two looks.
+const N_PAUSES: u32 = 20;
+
+/// How many threads compute; 0 until it is decided.
+static N_THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets how many threads compute, the caller of a kernel among them. Without it all processors that
+/// this process may use do. It is decided once: later calls, and those after the first kernel,
+/// change nothing.
+pub fn set_threads(n: usize) {
+    let _ = N_THREADS.compare_exchange(0, n.max(1), Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// How many threads compute.
+pub(crate) fn n_threads() -> usize {
+    if N_THREADS.load(Ordering::Relaxed) == 0 {
+        set_threads(std::thread::available_parallelism().map_or(1, usize::from));
+    }
+    N_THREADS.load(Ordering::Relaxed)
 }
 
 /// Ends the process when dropped by a panic: a kernel that panics is our own fault, and the threads
@@ -60,10 +87,11 @@ impl Pool {
         static POOL: OnceLock<Pool> = OnceLock::new();
         static STARTED: OnceLock<()> = OnceLock::new();
         let pool = POOL.get_or_init(|| Pool {
-            n_workers: std::thread::available_parallelism().map_or(1, |n| n.get()) - 1,
+            n_workers: n_threads() - 1,
             turn: Mutex::new(()),
             latest: Mutex::new((0, None)),
             posted: Condvar::new(),
+            n_posted: AtomicU64::new(0),
         });
         STARTED.get_or_init(|| {
             for i in 0..pool.n_workers {
@@ -79,6 +107,13 @@ impl Pool {
         let _guard = AbortOnPanic;
         let mut seen = 0;
         loop {
+            for _ in 0..N_LOOKS {
+                if self.n_posted.load(Ordering::Acquire) != seen {
+                    break;
+                }
+                (0..N_PAUSES).for_each(|_| std::hint::spin_loop());
+                std::thread::yield_now();
+            }
             let mut latest = lock(&self.latest);
             while latest.0 == seen {
                 latest = self.posted.wait(latest).unwrap_or_else(PoisonError::into_inner);
@@ -117,6 +152,7 @@ pub(crate) fn each(n: usize, task: &(dyn Fn(usize) + Sync)) {
     {
         let mut latest = lock(&pool.latest);
         *latest = (latest.0 + 1, Some(job.clone()));
+        pool.n_posted.store(latest.0, Ordering::Release);
     }
     pool.posted.notify_all();
     job.work();
