@@ -8,9 +8,10 @@
 
 use std::time::Instant;
 
+use kernels::quantized;
 use kernels::router::{self, Routed, Sigmoid, reference};
 use kernels::{CausalConv, Convolved, GatedDelta, Updated};
-use mlx::{Array, Backend, Device, Dtype, Result};
+use mlx::{Array, Backend, Device, Dtype, QuantMode, Quantization, Quantized, Result};
 
 /// Calls of one evaluation, so that starting and waiting are shared, and how often it is repeated.
 struct Plan {
@@ -39,6 +40,7 @@ fn main() {
     gated_delta(&plan);
     causal_conv(&plan);
     routers(&plan);
+    quantized_products(&plan);
 }
 
 impl Plan {
@@ -302,6 +304,46 @@ fn routers(plan: &Plan) {
                 ),
             ];
             plan.compare(&format!("router sigmoid {n}x{experts}, {} groups", how.n_group), forms);
+        }
+    }
+}
+
+/// Products with quantized matrices. Several matrices by turns, so that none stays in a cache.
+fn quantized_products(plan: &Plan) {
+    let affine = |bits| Quantization { mode: QuantMode::Affine, bits, group_size: 64 };
+    let mxfp4 = Quantization { mode: QuantMode::Mxfp4, bits: 4, group_size: 32 };
+    for (name, form) in
+        [("4 bits", affine(4)), ("8 bits", affine(8)), ("3 bits", affine(3)), ("mxfp4", mxfp4)]
+    {
+        for (rows, n_in, n_out) in
+            [(1, 1024, 3072), (1, 3072, 1024), (1, 1024, 65536), (8, 1024, 3072), (512, 1024, 3072)]
+        {
+            let random = || values(&[n_out, n_in], 0.3).astype(Dtype::Bf16).unwrap();
+            let w: Vec<Quantized> = (0..if n_out > 10000 { 1 } else { 16 })
+                .map(|_| random().quantize(form).unwrap())
+                .collect();
+            let parts = w.iter().flat_map(|w| [&w.weight, &w.scales].into_iter().chain(&w.biases));
+            mlx::eval(parts).unwrap();
+            let x = values(&[rows, n_in], 0.1).astype(Dtype::Bf16).unwrap();
+            let each = |calls: usize, product: &dyn Fn(&Array, &Quantized) -> Result<Array>| {
+                (0..calls).map(|i| product(&x, &w[i % w.len()])).collect::<Result<Vec<_>>>()
+            };
+            let stock_calls = if plan.backend == Backend::Cpu { 1 } else { 32 };
+            let forms: Vec<Form<'_>> = vec![
+                (
+                    "stock MLX",
+                    stock_calls,
+                    Box::new(|calls| each(calls, &|x, w| x.quantized_matmul(w))),
+                ),
+                (
+                    "products",
+                    if rows > 100 { 4 } else { 32 },
+                    Box::new(|calls| {
+                        each(calls, &|x, w| Ok(quantized::products(x, &[w])?.remove(0)))
+                    }),
+                ),
+            ];
+            plan.compare(&format!("quantized {rows}x{n_in} to {n_out}, {name}"), forms);
         }
     }
 }

@@ -5,6 +5,7 @@
 mod causal_conv;
 mod experts;
 mod gated_delta;
+mod quantized;
 mod router;
 
 use mlx::{Array, Device, Dtype};

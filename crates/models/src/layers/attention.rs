@@ -168,9 +168,10 @@ impl Mixer for Attention {
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
         let LayerState::Kv(kv) = state else { unreachable!("an attention layer's own state") };
         let c = &self.config;
-        let (q, gate) = self.queries(&self.q_proj.forward(x)?)?; // [B, H, L, D]
-        let k = self.heads(&self.k_proj.forward(x)?, c.n_kv_heads)?; // [B, K, L, D]
-        let v = self.heads(&self.v_proj.forward(x)?, c.n_kv_heads)?;
+        let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let (q, gate) = self.queries(&q)?; // [B, H, L, D]
+        let k = self.heads(&k, c.n_kv_heads)?; // [B, K, L, D]
+        let v = self.heads(&v, c.n_kv_heads)?;
         let q = self.rope.queries(&normed(&self.q_norm, q)?, step)?;
         let k = self.rope.keys(&normed(&self.k_norm, k)?, step)?;
 

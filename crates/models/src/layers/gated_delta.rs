@@ -160,10 +160,10 @@ impl GatedDeltaNet {
     }
 
     /// ln of the decay and β, `[B, L, Hv]` in f32.
-    fn gates(&self, x: &Array) -> Result<(Array, Array)> {
-        let a = self.in_proj_a.forward(x)?.astype(Dtype::F32)?.add(&self.dt_bias)?;
+    fn gates(&self, a: &Array, b: &Array) -> Result<(Array, Array)> {
+        let a = a.astype(Dtype::F32)?.add(&self.dt_bias)?;
         let softplus = a.log_add_exp(&Array::scalar(0.0, Dtype::F32)?)?;
-        let beta = self.in_proj_b.forward(x)?.sigmoid()?.astype(Dtype::F32)?;
+        let beta = b.sigmoid()?.astype(Dtype::F32)?;
         Ok((softplus.mul(&self.decay)?, beta))
     }
 }
@@ -190,13 +190,15 @@ impl Mixer for GatedDeltaNet {
         };
         let c = &self.config;
         let (rows, n) = (x.dim(0), x.dim(1));
-        let u = self.convolve(&self.in_proj_qkv.forward(x)?, step, state)?;
+        let layers = [&self.in_proj_qkv, &self.in_proj_z, &self.in_proj_b, &self.in_proj_a];
+        let [qkv, z, b, a] = Linear::forward_all(layers, x)?;
+        let u = self.convolve(&qkv, step, state)?;
         let parts = u.split_at(&[c.keys_width(), 2 * c.keys_width()], -1)?;
         let keys = |i: usize| parts[i].reshape(&[rows, n, c.n_key_heads, c.key_dim]);
         let q = self.unit(&keys(0)?, 1.0 / (c.key_dim as f32).sqrt())?;
         let k = self.unit(&keys(1)?, 1.0)?;
         let v = parts[2].reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
-        let (log_decay, beta) = self.gates(x)?;
+        let (log_decay, beta) = self.gates(&a, &b)?;
         let rule = GatedDelta {
             q: &q,
             k: &k,
@@ -208,7 +210,7 @@ impl Mixer for GatedDeltaNet {
         };
         let updated = rule.update(&[])?;
         state.state = Some(updated.state);
-        let z = self.in_proj_z.forward(x)?.reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
+        let z = z.reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
         let y = self.norm.forward(&updated.out)?.astype(Dtype::F32)?;
         let y = y.mul(&z.astype(Dtype::F32)?.silu()?)?.astype(x.dtype())?;
         self.out_proj.forward(&y.reshape(&[rows, n, c.values_width()])?)

@@ -190,9 +190,14 @@ impl Experts {
     }
 
     fn run(&self, x: &Array, which: &Array, sorted: bool) -> Result<Array> {
-        let gate = self.gate_proj.forward(x, which, sorted)?;
-        let up = self.up_proj.forward(x, which, sorted)?;
-        self.down_proj.forward(&self.activation.apply(&gate, &up)?, which, sorted)
+        let (gate, up) = (&self.gate_proj, &self.up_proj);
+        let inner = match self.activation {
+            Activation::SwiGlu => Stack::swiglu(gate, up, x, which, sorted)?,
+            clamped => {
+                clamped.apply(&gate.forward(x, which, sorted)?, &up.forward(x, which, sorted)?)?
+            }
+        };
+        self.down_proj.forward(&inner, which, sorted)
     }
 }
 
