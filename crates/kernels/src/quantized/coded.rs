@@ -6,8 +6,8 @@
 
 use mlx::{Dtype, QuantMode, Quantization, TensorRef};
 
-use super::activations::{BLOCK, LANES};
-use crate::cpu::{Failure, Floats};
+use super::activations::{BLOCK, LANES, n_sums};
+use crate::cpu::{Failure, Floats, for_processor, madd};
 
 /// Scales or offsets.
 #[derive(Clone, Copy)]
@@ -32,11 +32,7 @@ pub(super) struct Coded<'a> {
     pub n_matrices: usize,
 }
 
-/// The 16 E2M1 values.
-const E2M1: [f32; 16] =
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
-
-/// The same as codes: twice the value, plus 12.
+/// The 16 E2M1 values as codes: twice the value, plus 12.
 pub(super) const E2M1_CODES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// The value of an E4M3 byte: no infinities, one NaN.
@@ -127,9 +123,9 @@ impl<'a> Coded<'a> {
         self.n_in / self.quantization.group_size as usize
     }
 
-    /// The scales (and offsets) of a row's groups as they are stored.
-    fn stored(&self, row: usize, scales: &mut [f32], biases: &mut [f32]) {
-        let begin = row * self.groups();
+    /// Scales and offsets from group `begin` on as they are stored.
+    #[inline(always)]
+    fn stored(&self, begin: usize, scales: &mut [f32], biases: &mut [f32]) {
         match self.scales {
             Numbers::Floats(floats) => floats.read(begin, scales),
             Numbers::E8m0(bytes) => {
@@ -145,92 +141,164 @@ impl<'a> Coded<'a> {
         }
     }
 
-    /// A row's scales, one for each block or one for each lane of each block, and its offsets, one
-    /// for each unit, for codes as the integer kernels take them.
+    /// The same for codes as the kernels take them.
     #[inline(always)]
-    pub fn numbers(&self, row: usize, scales: &mut [f32], offsets: &mut [f32], room: &mut [f32]) {
-        let n_groups = self.groups();
-        let (stored, biases) = room.split_at_mut(n_groups);
-        let biases = &mut biases[..n_groups];
-        self.stored(row, stored, biases);
+    fn changed(&self, begin: usize, scales: &mut [f32], biases: &mut [f32]) {
+        self.stored(begin, scales, biases);
         let (factor, shift) = match self.quantization.mode {
             QuantMode::Affine if self.is_signed() => (1.0, 128.0),
-            QuantMode::Affine | QuantMode::Mxfp8 => (1.0, 0.0),
+            QuantMode::Affine | QuantMode::Mxfp8 => return,
             QuantMode::Mxfp4 | QuantMode::Nvfp4 => (0.5, -12.0),
         };
-        for (scale, bias) in stored.iter_mut().zip(&mut *biases) {
+        for (scale, bias) in scales.iter_mut().zip(biases) {
             *scale *= factor;
             *bias += shift * *scale;
         }
-        let group_size = self.quantization.group_size as usize;
-        if group_size == BLOCK {
-            scales[..n_groups].copy_from_slice(stored);
-            offsets[..n_groups].copy_from_slice(biases);
-        } else if group_size > BLOCK {
-            let share = group_size / BLOCK;
-            for (i, (scale, bias)) in stored.iter().zip(&*biases).enumerate() {
-                scales[i * share..][..share].fill(*scale);
-                offsets[i * share..][..share].fill(*bias);
-            }
-        } else {
-            let share = group_size / (BLOCK / LANES);
-            for (i, scale) in stored.iter().enumerate() {
-                scales[i * share..][..share].fill(*scale);
-            }
-            offsets[..n_groups].copy_from_slice(biases);
+    }
+}
+
+/// Scales and offsets of some rows, for codes as the kernels take them.
+#[derive(Default)]
+pub(super) struct Scalings {
+    /// Of each row: one for each block, or one for each lane of each block.
+    scales: Vec<f32>,
+    /// Of each row: one for each unit, with zeros up to whole vectors.
+    offsets: Vec<f32>,
+    n_scales: usize,
+    n_offsets: usize,
+    room: Vec<f32>,
+}
+
+impl Scalings {
+    /// Reads those of `n` rows from row `first` on.
+    pub fn read(&mut self, coded: &Coded<'_>, first: usize, n: usize) {
+        let n_blocks = coded.n_in.div_ceil(BLOCK);
+        self.n_scales = n_blocks * if coded.has_lanes() { LANES } else { 1 };
+        self.n_offsets = n_sums(coded.n_in, coded.unit());
+        let n_groups = coded.groups();
+        if self.scales.len() < n * self.n_scales {
+            self.scales.resize(n * self.n_scales, 0.0);
         }
+        if self.offsets.len() < n * self.n_offsets {
+            self.offsets.resize(n * self.n_offsets, 0.0);
+        }
+        if self.room.len() < 2 * n * n_groups {
+            self.room.resize(2 * n * n_groups, 0.0);
+        }
+        read(coded, first, n, self);
     }
 
-    /// A row's weights as floats.
-    #[inline(always)]
-    pub fn floats(&self, row: usize, to: &mut [f32], room: &mut [f32]) {
-        let n_groups = self.groups();
-        let (scales, biases) = room.split_at_mut(n_groups);
-        let biases = &mut biases[..n_groups];
-        self.stored(row, scales, biases);
-        let packed = self.packed(row);
-        let group_size = self.quantization.group_size as usize;
-        let groups = to.chunks_mut(group_size).zip(scales.iter().zip(&*biases)).enumerate();
-        match (self.quantization.mode, self.bits()) {
-            (QuantMode::Mxfp8, _) => {
-                for (g, (to, (scale, _))) in groups {
-                    let codes = &packed[g * group_size..][..group_size];
-                    to.iter_mut().zip(codes).for_each(|(to, code)| *to = e4m3(*code) * scale);
+    /// The scales of row `i` of those that were read.
+    pub fn scales(&self, i: usize) -> &[f32] {
+        &self.scales[i * self.n_scales..][..self.n_scales]
+    }
+
+    /// The offsets of row `i` of those that were read.
+    pub fn offsets(&self, i: usize) -> &[f32] {
+        &self.offsets[i * self.n_offsets..][..self.n_offsets]
+    }
+}
+
+for_processor! {
+    /// Fills rows that have room.
+    read = read_body(coded: &Coded<'_>, first: usize, n: usize, to: &mut Scalings)
+}
+
+#[inline(always)]
+fn read_body<const FUSED: bool>(coded: &Coded<'_>, first: usize, n: usize, to: &mut Scalings) {
+    let (n_groups, group_size) = (coded.groups(), coded.quantization.group_size as usize);
+    let n_all = n * n_groups;
+    if group_size == BLOCK && to.n_offsets == n_groups {
+        coded.changed(first * n_groups, &mut to.scales[..n_all], &mut to.offsets[..n_all]);
+        return;
+    }
+    let (stored, biases) = to.room[..2 * n_all].split_at_mut(n_all);
+    coded.changed(first * n_groups, stored, biases);
+    let rows = stored.chunks(n_groups).zip(biases.chunks(n_groups));
+    let targets = to.scales.chunks_mut(to.n_scales).zip(to.offsets.chunks_mut(to.n_offsets));
+    for ((stored, biases), (scales, offsets)) in rows.zip(targets) {
+        let n_written = match (group_size / (BLOCK / LANES)).min(LANES) {
+            _ if group_size > BLOCK => {
+                let share = group_size / BLOCK;
+                for (i, (scale, bias)) in stored.iter().zip(biases).enumerate() {
+                    scales[i * share..][..share].fill(*scale);
+                    offsets[i * share..][..share].fill(*bias);
                 }
+                (n_groups * share, n_groups * share)
             }
-            (QuantMode::Mxfp4 | QuantMode::Nvfp4, _) => {
-                for (g, (to, (scale, _))) in groups {
-                    let codes = &packed[g * group_size / 2..][..group_size / 2];
-                    for (to, code) in to.chunks_exact_mut(2).zip(codes) {
-                        to[0] = E2M1[usize::from(code & 15)] * scale;
-                        to[1] = E2M1[usize::from(code >> 4)] * scale;
-                    }
-                }
+            2 => (spread::<2>(stored, scales), copy(biases, offsets)),
+            4 => (spread::<4>(stored, scales), copy(biases, offsets)),
+            _ => (copy(stored, scales), copy(biases, offsets)),
+        };
+        scales[n_written.0..].fill(0.0);
+        offsets[n_written.1..].fill(0.0);
+    }
+}
+
+/// Every value N times.
+#[inline(always)]
+fn spread<const N: usize>(from: &[f32], to: &mut [f32]) -> usize {
+    for (value, to) in from.iter().zip(to.chunks_exact_mut(N)) {
+        to.copy_from_slice(&[*value; N]);
+    }
+    N * from.len()
+}
+
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) -> usize {
+    to[..from.len()].copy_from_slice(from);
+    from.len()
+}
+
+for_processor! {
+    /// Unpacked codes of a row as floats, in the same order.
+    floats = floats_body(coded: &Coded<'_>, codes: &[u8], by: (&[f32], &[f32]), to: &mut [f32])
+}
+
+impl Coded<'_> {
+    /// Unpacked codes of a row as floats, in the same order; `scalings` hold the row as `i`.
+    pub fn floats(&self, codes: &[u8], scalings: &Scalings, i: usize, to: &mut [f32]) {
+        floats(self, codes, (scalings.scales(i), scalings.offsets(i)), to);
+    }
+}
+
+#[inline(always)]
+fn floats_body<const FUSED: bool>(
+    coded: &Coded<'_>,
+    codes: &[u8],
+    (scales, offsets): (&[f32], &[f32]),
+    to: &mut [f32],
+) {
+    let lanes_per_unit = coded.unit() / (BLOCK / LANES);
+    let blocks = codes.chunks_exact(BLOCK).zip(to.chunks_exact_mut(BLOCK));
+    for (b, (codes, to)) in blocks.enumerate() {
+        let (mut scale, mut offset) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for l in 0..LANES {
+            scale[l] = if coded.has_lanes() { scales[b * LANES + l] } else { scales[b] };
+            offset[l] = offsets[(b * LANES + l) / lanes_per_unit];
+        }
+        if coded.quantization.mode == QuantMode::Mxfp8 {
+            for (i, (to, code)) in to.iter_mut().zip(codes).enumerate() {
+                *to = E4M3[usize::from(code ^ 128)] * scale[i % 32 / 4];
             }
-            (QuantMode::Affine, 4) => {
-                for (g, (to, (scale, bias))) in groups {
-                    let codes = &packed[g * group_size / 2..][..group_size / 2];
-                    for (to, code) in to.chunks_exact_mut(2).zip(codes) {
-                        to[0] = f32::from(code & 15) * scale + bias;
-                        to[1] = f32::from(code >> 4) * scale + bias;
-                    }
-                }
-            }
-            (QuantMode::Affine, bits) => {
-                for (g, (to, (scale, bias))) in groups {
-                    let codes = packed[g * group_size * bits / 8..].chunks_exact(bits);
-                    for (to, eight) in to.chunks_exact_mut(8).zip(codes) {
-                        let word = word(eight);
-                        for (j, to) in to.iter_mut().enumerate() {
-                            let code = (word >> (j * bits)) & ((1 << bits) - 1);
-                            *to = code as f32 * scale + bias;
-                        }
-                    }
+            continue;
+        }
+        for half in 0..2 {
+            for l in 0..LANES {
+                let at = 32 * half + 4 * l;
+                for i in at..at + 4 {
+                    let code =
+                        if coded.is_signed() { codes[i] as i8 as f32 } else { f32::from(codes[i]) };
+                    to[i] = madd::<FUSED>(code, scale[l], offset[l]);
                 }
             }
         }
     }
 }
+
+/// The value of every E4M3 byte.
+static E4M3: std::sync::LazyLock<[f32; 256]> =
+    std::sync::LazyLock::new(|| std::array::from_fn(|byte| e4m3(byte as u8)));
 
 /// Up to eight bytes, the first lowest.
 #[inline(always)]
@@ -246,7 +314,9 @@ mod tests {
 
     #[test]
     fn small_floats_have_their_values() {
-        for (code, value) in E2M1_CODES.iter().zip(E2M1) {
+        let magnitudes = [0.0f32, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+        let values = magnitudes.into_iter().chain(magnitudes.map(|m| -m));
+        for (code, value) in E2M1_CODES.iter().zip(values) {
             assert_eq!(f32::from(*code), 2.0 * value + 12.0);
         }
         for (byte, value) in

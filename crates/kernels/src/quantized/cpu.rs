@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use mlx::{Array, CpuKernel, Dtype, Quantization, Quantized, Result, TensorMut, TensorRef};
 
-use super::activations::{Activations, BLOCK, LANES, n_sums};
-use super::coded::Coded;
+use super::activations::{Activations, BLOCK};
+use super::coded::{Coded, Scalings};
 use super::tile::{self, Codes, Kind, TOKENS, Table};
 use super::unpack::unpack;
 use super::{Join, exact};
@@ -79,8 +79,8 @@ struct Group {
 struct Work<'a> {
     matrices: Vec<Coded<'a>>,
     join: Join,
-    /// `[rows, in]`.
-    x: Vec<f32>,
+    /// Rows of x for the exact form.
+    ordered: Vec<f32>,
     /// x once for every unit that the matrices have; empty in the exact form.
     rounded: Vec<Activations>,
     slots: Vec<Slot>,
@@ -92,9 +92,8 @@ struct Work<'a> {
 #[derive(Default)]
 struct Room {
     codes: Vec<u8>,
-    scales: Vec<f32>,
-    offsets: Vec<f32>,
-    stored: Vec<f32>,
+    floats: Vec<f32>,
+    scalings: Scalings,
     tables: [Vec<f32>; 2],
 }
 
@@ -136,14 +135,17 @@ impl<'a> Work<'a> {
             let groups = vec![Group { matrix: 0, slots: 0..slots.len() }];
             (slots, groups)
         };
+        let is_exact = |coded: &Coded<'_>| exact || !coded.is_integer();
+        let ordered =
+            if matrices.iter().any(is_exact) { exact::ordered(&x, width) } else { Vec::new() };
         let mut rounded = Vec::<Activations>::new();
-        for coded in matrices.iter().filter(|coded| !exact && coded.is_integer()) {
+        for coded in matrices.iter().filter(|coded| !is_exact(coded)) {
             if !rounded.iter().any(|r| r.unit() == coded.unit()) {
                 rounded.push(Activations::new(&x, width, coded.unit()));
             }
         }
         let outs = outs.iter_mut().map(Parts::new).collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(Self { matrices, join, x, rounded, slots, groups, outs })
+        Ok(Self { matrices, join, ordered, rounded, slots, groups, outs })
     }
 
     fn run(&self) {
@@ -197,11 +199,14 @@ impl<'a> Work<'a> {
         room: &mut Room,
         values: &mut [f32],
     ) {
-        let (width, stride) = (coded.n_in, rows.len());
-        let x = slots.iter().map(|slot| &self.x[slot.x * width..][..width]).collect::<Vec<_>>();
-        let (stored, w) = (at_least(&mut room.stored, width), at_least(&mut room.scales, width));
+        let (padded, stride) = (coded.n_in.next_multiple_of(BLOCK), rows.len());
+        let x = slots.iter().map(|slot| &self.ordered[slot.x * padded..][..padded]);
+        let x = x.collect::<Vec<_>>();
+        room.scalings.read(coded, rows.start, rows.len());
+        let (codes, w) = (at_least(&mut room.codes, padded), at_least(&mut room.floats, padded));
         for (r, row) in rows.enumerate() {
-            coded.floats(row, w, stored);
+            unpack(coded, coded.packed(row), codes);
+            coded.floats(codes, &room.scalings, r, w);
             exact::products(w, &x, &mut Table { values: &mut values[r..], stride });
         }
     }
@@ -226,16 +231,10 @@ fn integer_band(
         lanes: coded.has_lanes(),
     };
     let n_bytes = x.n_blocks * BLOCK;
-    let n_scales = x.n_blocks * if kind.lanes { LANES } else { 1 };
-    let n_offsets = n_sums(coded.n_in, x.unit());
-    let stored = at_least(&mut room.stored, 2 * coded.n_in);
-    let scales = at_least(&mut room.scales, n * n_scales);
-    let offsets = at_least(&mut room.offsets, n * n_offsets);
     let unpacked = at_least(&mut room.codes, if nibbles { 0 } else { n * n_bytes });
-    for (i, row) in rows.clone().enumerate() {
-        let scales = &mut scales[i * n_scales..][..n_scales];
-        coded.numbers(row, scales, &mut offsets[i * n_offsets..][..n_offsets], stored);
-        if !nibbles {
+    room.scalings.read(coded, rows.start, n);
+    if !nibbles {
+        for (i, row) in rows.clone().enumerate() {
             unpack(coded, coded.packed(row), &mut unpacked[i * n_bytes..][..n_bytes]);
         }
     }
@@ -245,8 +244,8 @@ fn integer_band(
         } else {
             &unpacked[i * n_bytes..][..n_bytes]
         },
-        scales: &scales[i * n_scales..][..n_scales],
-        offsets: &offsets[i * n_offsets..][..n_offsets],
+        scales: room.scalings.scales(i),
+        offsets: room.scalings.offsets(i),
     };
     let mut weights = [codes(0); BAND];
     for (i, weights) in weights.iter_mut().enumerate().take(n) {

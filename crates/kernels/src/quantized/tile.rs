@@ -170,6 +170,10 @@ mod avx2 {
 
     use super::{BLOCK, Codes, Kind, LANES, Row, Sums};
 
+    /// How far ahead of its use packed code is asked for: a row is too short for the processor to
+    /// find out by itself.
+    const AHEAD_BYTES: usize = 4096;
+
     /// R rows of codes times T rows of activations.
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn tile<
@@ -213,8 +217,12 @@ mod avx2 {
                     // SAFETY: as above.
                     return unsafe { (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))) };
                 }
-                // SAFETY: as above.
-                let both = unsafe { _mm256_loadu_si256(at) };
+                // SAFETY: as above; a prefetch reads nothing.
+                let both = unsafe {
+                    let ahead = w[r].codes.as_ptr().wrapping_add(b * w_bytes + AHEAD_BYTES);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    _mm256_loadu_si256(at)
+                };
                 let low = _mm256_and_si256(both, mask);
                 let high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
                 if kind.table.is_some() {
