@@ -8,15 +8,15 @@ use mlx::{Array, CpuKernel, Dtype, Quantization, Quantized, Result, TensorMut, T
 
 use super::activations::{Activations, BLOCK};
 use super::coded::{Coded, Scalings};
-use super::tile::{self, Codes, Kind, TOKENS, Table};
+use super::tile::{self, Codes, Kind, Source, TOKENS, Table};
 use super::unpack::unpack;
 use super::{Join, exact};
 use crate::cpu::{Failure, Floats, Parts, each, exp};
 
 /// Outputs of a task.
 const BAND: usize = 32;
-/// Up to so many rows nibbles are split for each anew rather than once for all.
-const SPLITS_TO_ROWS: usize = 1;
+/// Up to so many rows codes are taken apart for each anew rather than once for all.
+const STORED_TO_ROWS: usize = 1;
 
 /// What one node computes.
 pub(super) struct Call<'a> {
@@ -222,27 +222,27 @@ fn integer_band(
     values: &mut [f32],
 ) {
     let n = rows.len();
-    let is_whole = coded.n_in.is_multiple_of(BLOCK);
-    let nibbles = coded.is_nibbles() && is_whole && slots.len() <= SPLITS_TO_ROWS;
-    let kind = Kind {
-        signed: coded.is_signed(),
-        nibbles,
-        table: coded.table().filter(|_| nibbles),
-        lanes: coded.has_lanes(),
+    let as_stored = coded.n_in.is_multiple_of(BLOCK) && slots.len() <= STORED_TO_ROWS;
+    let source = match coded.bits() {
+        4 if as_stored => Source::Nibbles(coded.table()),
+        8 if as_stored => Source::Bytes,
+        _ => Source::Unpacked,
     };
+    let kind = Kind { signed: coded.is_signed(), source, lanes: coded.has_lanes() };
+    let unpacks = source == Source::Unpacked;
     let n_bytes = x.n_blocks * BLOCK;
-    let unpacked = at_least(&mut room.codes, if nibbles { 0 } else { n * n_bytes });
+    let unpacked = at_least(&mut room.codes, if unpacks { n * n_bytes } else { 0 });
     room.scalings.read(coded, rows.start, n);
-    if !nibbles {
+    if unpacks {
         for (i, row) in rows.clone().enumerate() {
             unpack(coded, coded.packed(row), &mut unpacked[i * n_bytes..][..n_bytes]);
         }
     }
     let codes = |i: usize| Codes {
-        codes: if nibbles {
-            coded.packed(rows.start + i)
-        } else {
+        codes: if unpacks {
             &unpacked[i * n_bytes..][..n_bytes]
+        } else {
+            coded.packed(rows.start + i)
         },
         scales: room.scalings.scales(i),
         offsets: room.scalings.offsets(i),

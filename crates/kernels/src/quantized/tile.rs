@@ -10,7 +10,7 @@ use super::activations::{BLOCK, LANES, Row};
 /// A row of weights.
 #[derive(Clone, Copy)]
 pub(super) struct Codes<'a> {
-    /// 64 bytes for each block, or 32 of nibbles.
+    /// 64 bytes for each block, or 32 of nibbles, as [`Source`] says.
     pub codes: &'a [u8],
     /// One scale for each block, or one for each lane of each block.
     pub scales: &'a [f32],
@@ -18,15 +18,24 @@ pub(super) struct Codes<'a> {
     pub offsets: &'a [f32],
 }
 
+/// How the codes of a row lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Unpacked.
+    Unpacked,
+    /// As stored: two codes share a byte, and the table says what they stand for.
+    Nibbles(Option<&'static [u8; 16]>),
+    /// As stored: 8-bit codes one after another.
+    Bytes,
+}
+
 /// What the codes of a row are.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kind {
-    /// Signed bytes; else unsigned, below 64.
+    /// Signed bytes (once they are unpacked); else unsigned, below 64.
     pub signed: bool,
-    /// Two codes share a byte.
-    pub nibbles: bool,
-    /// What nibbles stand for.
-    pub table: Option<&'static [u8; 16]>,
+    /// Where they come from.
+    pub source: Source,
     /// The lanes of a block have scales of their own.
     pub lanes: bool,
 }
@@ -42,7 +51,7 @@ pub(super) fn products(w: &[Codes<'_>], x: &[Row<'_>], kind: Kind, to: &mut Tabl
     let fast = fast_forms();
     let (mut first, mut rest) = (0, w);
     while !rest.is_empty() {
-        let one_by_one = x.len() == 1 || kind.nibbles;
+        let one_by_one = x.len() == 1 || kind.source != Source::Unpacked;
         let n = if one_by_one && rest.len() >= 4 {
             4
         } else if !one_by_one && rest.len() >= 2 {
@@ -97,15 +106,23 @@ fn portable_one(w: &Codes<'_>, x: &Row<'_>, kind: Kind) -> f32 {
     let mut lanes = [0.0f32; LANES];
     for (b, x_codes) in x.codes.chunks_exact(BLOCK).enumerate() {
         let mut codes = [0i32; BLOCK];
-        if kind.nibbles {
-            for (i, byte) in w.codes[b * 32..][..32].iter().enumerate() {
-                let value = |code: u8| kind.table.map_or(code, |table| table[usize::from(code)]);
-                codes[i] = i32::from(value(byte & 15));
-                codes[32 + i] = i32::from(value(byte >> 4));
+        match kind.source {
+            Source::Nibbles(table) => {
+                let value = |code: u8| table.map_or(code, |table| table[usize::from(code)]);
+                for (i, byte) in w.codes[b * 32..][..32].iter().enumerate() {
+                    codes[i] = i32::from(value(byte & 15));
+                    codes[32 + i] = i32::from(value(byte >> 4));
+                }
             }
-        } else {
-            for (code, byte) in codes.iter_mut().zip(&w.codes[b * BLOCK..][..BLOCK]) {
-                *code = if kind.signed { i32::from(*byte as i8) } else { i32::from(*byte) };
+            Source::Bytes => {
+                for (e, byte) in w.codes[b * BLOCK..][..BLOCK].iter().enumerate() {
+                    codes[e % 2 * 32 + e / 2] = i32::from(*byte) - 128;
+                }
+            }
+            Source::Unpacked => {
+                for (code, byte) in codes.iter_mut().zip(&w.codes[b * BLOCK..][..BLOCK]) {
+                    *code = if kind.signed { i32::from(*byte as i8) } else { i32::from(*byte) };
+                }
             }
         }
         let mut dots = [0i32; LANES];
@@ -132,35 +149,33 @@ fn fast_tile(w: &[Codes<'_>], x: &[Row<'_>], kind: Kind) -> Sums {
 /// The form for AVX2. The processor has it.
 #[cfg(target_arch = "x86_64")]
 fn fast_tile(w: &[Codes<'_>], x: &[Row<'_>], kind: Kind) -> Sums {
-    // SAFETY: the caller looked for AVX2 and FMA.
-    unsafe {
-        match (kind.nibbles, kind.signed, kind.lanes, w.len(), x.len()) {
-            (true, _, false, 4, 1) => avx2::tile::<4, 1, true, false, false>(w, x, kind),
-            (true, _, true, 4, 1) => avx2::tile::<4, 1, true, false, true>(w, x, kind),
-            (true, _, false, _, 1) => avx2::tile::<1, 1, true, false, false>(w, x, kind),
-            (true, _, true, _, 1) => avx2::tile::<1, 1, true, false, true>(w, x, kind),
-            (false, false, false, 4, 1) => avx2::tile::<4, 1, false, false, false>(w, x, kind),
-            (false, false, true, 4, 1) => avx2::tile::<4, 1, false, false, true>(w, x, kind),
-            (false, true, false, 4, 1) => avx2::tile::<4, 1, false, true, false>(w, x, kind),
-            (false, true, true, 4, 1) => avx2::tile::<4, 1, false, true, true>(w, x, kind),
-            (false, false, false, 2, 4) => avx2::tile::<2, 4, false, false, false>(w, x, kind),
-            (false, false, true, 2, 4) => avx2::tile::<2, 4, false, false, true>(w, x, kind),
-            (false, true, false, 2, 4) => avx2::tile::<2, 4, false, true, false>(w, x, kind),
-            (false, true, true, 2, 4) => avx2::tile::<2, 4, false, true, true>(w, x, kind),
-            (false, false, false, 2, 1) => avx2::tile::<2, 1, false, false, false>(w, x, kind),
-            (false, false, true, 2, 1) => avx2::tile::<2, 1, false, false, true>(w, x, kind),
-            (false, true, false, 2, 1) => avx2::tile::<2, 1, false, true, false>(w, x, kind),
-            (false, true, true, 2, 1) => avx2::tile::<2, 1, false, true, true>(w, x, kind),
-            (false, false, false, 1, 4) => avx2::tile::<1, 4, false, false, false>(w, x, kind),
-            (false, false, true, 1, 4) => avx2::tile::<1, 4, false, false, true>(w, x, kind),
-            (false, true, false, 1, 4) => avx2::tile::<1, 4, false, true, false>(w, x, kind),
-            (false, true, true, 1, 4) => avx2::tile::<1, 4, false, true, true>(w, x, kind),
-            (false, false, false, 1, 1) => avx2::tile::<1, 1, false, false, false>(w, x, kind),
-            (false, false, true, 1, 1) => avx2::tile::<1, 1, false, false, true>(w, x, kind),
-            (false, true, false, 1, 1) => avx2::tile::<1, 1, false, true, false>(w, x, kind),
-            (false, true, true, 1, 1) => avx2::tile::<1, 1, false, true, true>(w, x, kind),
-            _ => portable(w, x, kind),
-        }
+    macro_rules! form {
+        ($r:literal, $t:literal, $source:ident, $signed:literal) => {
+            // SAFETY: the caller looked for AVX2 and FMA.
+            unsafe {
+                match kind.lanes {
+                    false => avx2::tile::<$r, $t, { avx2::$source }, $signed, false>(w, x, kind),
+                    true => avx2::tile::<$r, $t, { avx2::$source }, $signed, true>(w, x, kind),
+                }
+            }
+        };
+    }
+    match (kind.source, kind.signed, w.len(), x.len()) {
+        (Source::Nibbles(_), _, 4, 1) => form!(4, 1, NIBBLES, false),
+        (Source::Nibbles(_), _, 1, 1) => form!(1, 1, NIBBLES, false),
+        (Source::Bytes, _, 4, 1) => form!(4, 1, BYTES, true),
+        (Source::Bytes, _, 1, 1) => form!(1, 1, BYTES, true),
+        (Source::Unpacked, false, 4, 1) => form!(4, 1, UNPACKED, false),
+        (Source::Unpacked, false, 2, 4) => form!(2, 4, UNPACKED, false),
+        (Source::Unpacked, false, 2, 1) => form!(2, 1, UNPACKED, false),
+        (Source::Unpacked, false, 1, 4) => form!(1, 4, UNPACKED, false),
+        (Source::Unpacked, false, 1, 1) => form!(1, 1, UNPACKED, false),
+        (Source::Unpacked, true, 4, 1) => form!(4, 1, UNPACKED, true),
+        (Source::Unpacked, true, 2, 4) => form!(2, 4, UNPACKED, true),
+        (Source::Unpacked, true, 2, 1) => form!(2, 1, UNPACKED, true),
+        (Source::Unpacked, true, 1, 4) => form!(1, 4, UNPACKED, true),
+        (Source::Unpacked, true, 1, 1) => form!(1, 1, UNPACKED, true),
+        _ => portable(w, x, kind),
     }
 }
 
@@ -168,7 +183,12 @@ fn fast_tile(w: &[Codes<'_>], x: &[Row<'_>], kind: Kind) -> Sums {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK, Codes, Kind, LANES, Row, Sums};
+    use super::{BLOCK, Codes, Kind, LANES, Row, Source, Sums};
+
+    // The sources, as generic arguments can tell them.
+    pub(super) const UNPACKED: u8 = 0;
+    pub(super) const NIBBLES: u8 = 1;
+    pub(super) const BYTES: u8 = 2;
 
     /// How far ahead of its use packed code is asked for: a row is too short for the processor to
     /// find out by itself.
@@ -179,7 +199,7 @@ mod avx2 {
     pub(super) fn tile<
         const R: usize,
         const T: usize,
-        const NIBBLES: bool,
+        const SOURCE: u8,
         const SIGNED: bool,
         const BY_LANE: bool,
     >(
@@ -190,7 +210,7 @@ mod avx2 {
         let n_blocks = x[0].codes.len() / BLOCK;
         let n_sums = x[0].sums.len();
         let (w_bytes, n_scales) =
-            (if NIBBLES { 32 } else { BLOCK }, if BY_LANE { LANES } else { 1 });
+            (if SOURCE == NIBBLES { 32 } else { BLOCK }, if BY_LANE { LANES } else { 1 });
         assert!(w.len() == R && x.len() == T && n_sums.is_multiple_of(LANES));
         for w in w {
             assert!(w.codes.len() >= n_blocks * w_bytes && w.offsets.len() >= n_sums);
@@ -203,29 +223,43 @@ mod avx2 {
         let w: [Codes<'_>; R] = std::array::from_fn(|r| w[r]);
         let x: [Row<'_>; T] = std::array::from_fn(|t| x[t]);
         let (ones, mask) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
-        let table = match kind.table {
-            // SAFETY: the table has 16 bytes.
-            Some(t) => _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(t.as_ptr().cast()) }),
-            None => _mm256_setzero_si256(),
+        let (bytes, flip) = (_mm256_set1_epi16(255), _mm256_set1_epi8(-128));
+        let table = match kind.source {
+            Source::Nibbles(Some(t)) => {
+                // SAFETY: the table has 16 bytes.
+                _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(t.as_ptr().cast()) })
+            }
+            _ => _mm256_setzero_si256(),
         };
+        let has_table = matches!(kind.source, Source::Nibbles(Some(_)));
         let mut acc = [[_mm256_setzero_ps(); T]; R];
         for b in 0..n_blocks {
             let codes: [_; R] = std::array::from_fn(|r| {
                 // SAFETY: inside the row, by the assertions.
                 let at = unsafe { w[r].codes.as_ptr().add(b * w_bytes).cast::<__m256i>() };
-                if !NIBBLES {
+                if SOURCE == UNPACKED {
                     // SAFETY: as above.
                     return unsafe { (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))) };
                 }
-                // SAFETY: as above; a prefetch reads nothing.
-                let both = unsafe {
-                    let ahead = w[r].codes.as_ptr().wrapping_add(b * w_bytes + AHEAD_BYTES);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                    _mm256_loadu_si256(at)
-                };
+                let ahead = w[r].codes.as_ptr().wrapping_add(b * w_bytes + AHEAD_BYTES);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                if SOURCE == BYTES {
+                    // SAFETY: as above.
+                    let (a, b) = unsafe { (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))) };
+                    let (a, b) = (_mm256_xor_si256(a, flip), _mm256_xor_si256(b, flip));
+                    let low = |x| _mm256_and_si256(x, bytes);
+                    let high = |x| _mm256_srli_epi16::<8>(x);
+                    let order = |x| _mm256_permute4x64_epi64::<0b11_01_10_00>(x);
+                    return (
+                        order(_mm256_packus_epi16(low(a), low(b))),
+                        order(_mm256_packus_epi16(high(a), high(b))),
+                    );
+                }
+                // SAFETY: as above.
+                let both = unsafe { _mm256_loadu_si256(at) };
                 let low = _mm256_and_si256(both, mask);
                 let high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-                if kind.table.is_some() {
+                if has_table {
                     (_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high))
                 } else {
                     (low, high)
@@ -304,18 +338,21 @@ mod tests {
     #[test]
     fn the_fast_form_gives_what_the_slow_one_does_also_at_the_ends_of_the_range() {
         let n_blocks = 5;
-        for (signed, nibbles, table, lanes, limit) in [
-            (false, true, None, false, 256),
-            (false, true, Some(&super::super::coded::E2M1_CODES), true, 256),
-            (false, true, None, true, 256),
-            (false, false, None, false, 64),
-            (false, false, None, true, 64),
-            (true, false, None, false, 256),
-            (true, false, None, true, 256),
+        for (signed, source, lanes, limit) in [
+            (false, Source::Nibbles(None), false, 256),
+            (false, Source::Nibbles(Some(&super::super::coded::E2M1_CODES)), true, 256),
+            (false, Source::Nibbles(None), true, 256),
+            (true, Source::Bytes, false, 256),
+            (true, Source::Bytes, true, 256),
+            (false, Source::Unpacked, false, 64),
+            (false, Source::Unpacked, true, 64),
+            (true, Source::Unpacked, false, 256),
+            (true, Source::Unpacked, true, 256),
         ] {
-            let kind = Kind { signed, nibbles, table, lanes };
+            let kind = Kind { signed, source, lanes };
             for (n_w, n_x) in [(1, 1), (2, 1), (4, 1), (7, 1), (1, 4), (3, 6), (5, 9), (2, 4)] {
-                let n_bytes = n_blocks * if nibbles { 32 } else { BLOCK };
+                let is_nibbles = matches!(source, Source::Nibbles(_));
+                let n_bytes = n_blocks * if is_nibbles { 32 } else { BLOCK };
                 let codes = (0..n_w * n_bytes).map(|i| match i % 5 {
                     0 => (limit - 1) as u8,
                     1 => {
