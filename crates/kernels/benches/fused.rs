@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use kernels::router::{self, Routed, Sigmoid, reference};
-use kernels::{CausalConv, Convolved, GatedDelta, Updated};
+use kernels::{CausalConv, Convolved, GatedDelta, Updated, norm};
 use mlx::{Array, Backend, Device, Dtype, Result};
 
 /// Calls of one evaluation, so that starting and waiting are shared, and how often it is repeated.
@@ -39,6 +39,7 @@ fn main() {
     gated_delta(&plan);
     causal_conv(&plan);
     routers(&plan);
+    norms(&plan);
 }
 
 impl Plan {
@@ -303,5 +304,62 @@ fn routers(plan: &Plan) {
             ];
             plan.compare(&format!("router sigmoid {n}x{experts}, {} groups", how.n_group), forms);
         }
+    }
+}
+
+/// Results of `n` calls.
+fn repeated(n: usize, form: &dyn Fn() -> Result<Array>) -> Result<Vec<Array>> {
+    (0..n).map(|_| form()).collect()
+}
+
+/// Tokens of a step: one, some rows, a prompt.
+fn tokens(plan: &Plan) -> &'static [i32] {
+    if plan.is_bench { &[1, 8, 512] } else { &[3] }
+}
+
+/// Calls of elementwise operations that share one evaluation.
+fn many(plan: &Plan, n: i32) -> usize {
+    if plan.backend == Backend::Cpu && n > 8 { 8 } else { 50 }
+}
+
+fn norms(plan: &Plan) {
+    let wide = 1024;
+    for (&n, dtype) in tokens(plan).iter().flat_map(|n| [(n, Dtype::F32), (n, Dtype::Bf16)]) {
+        let cast = |x: Array| x.astype(dtype).unwrap();
+        let x = &cast(values(&[1, n, wide], 0.1));
+        let y = &cast(values(&[1, n, wide], 0.2));
+        let weight = &cast(values(&[wide], 0.3));
+        mlx::eval([x, y, weight]).unwrap();
+        let (w, eps, calls) = (Some(weight), 1e-6, many(plan, n));
+        let twin = norm::reference::rms_norm;
+        let forms: Vec<Form<'_>> = vec![
+            ("twin", calls, Box::new(move |n| repeated(n, &|| twin(x, w, eps)))),
+            ("rms_norm", calls, Box::new(move |n| repeated(n, &|| norm::rms_norm(x, w, eps)))),
+        ];
+        plan.compare(&format!("norm {n}x{wide}, {dtype}"), forms);
+
+        type Add = fn(&Array, &Array, Option<&Array>, f32) -> Result<norm::Added>;
+        let both = move |n: usize, form: Add| {
+            let made = (0..n).map(|_| form(x, y, w, eps)).collect::<Result<Vec<_>>>()?;
+            Ok(made.into_iter().flat_map(|a| [a.sum, a.normed]).collect())
+        };
+        let forms: Vec<Form<'_>> = vec![
+            ("twin", calls, Box::new(move |n| both(n, norm::reference::add_rms_norm))),
+            ("add_rms_norm", calls, Box::new(move |n| both(n, norm::add_rms_norm))),
+        ];
+        plan.compare(&format!("norm of a sum {n}x{wide}, {dtype}"), forms);
+
+        let heads = &[1, n, 16, 128];
+        let (x, z) = (&cast(values(heads, 0.1)), &cast(values(heads, 0.2)));
+        let weight = &cast(values(&[128], 0.3));
+        mlx::eval([x, z, weight]).unwrap();
+        let w = Some(weight);
+        let twin = norm::reference::gated_rms_norm;
+        let gated = norm::gated_rms_norm;
+        let forms: Vec<Form<'_>> = vec![
+            ("twin", calls, Box::new(move |n| repeated(n, &|| twin(x, z, w, eps)))),
+            ("gated_rms_norm", calls, Box::new(move |n| repeated(n, &|| gated(x, z, w, eps)))),
+        ];
+        plan.compare(&format!("norm gated {n}x16x128, {dtype}"), forms);
     }
 }

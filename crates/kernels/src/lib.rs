@@ -11,6 +11,7 @@ mod cuda;
 pub mod experts;
 pub mod gated_delta;
 mod input;
+pub mod norm;
 pub mod router;
 
 pub use causal_conv::{CausalConv, Convolved};

@@ -79,8 +79,16 @@ impl Layer for Block {
 
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
         let mixed = self.self_attn.forward(&self.input_layernorm.forward(x)?, step, state)?;
-        let h = added(x, &self.post_attention_layernorm.forward(&mixed)?)?;
-        let mixed = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?)?;
+        let mixed = self.post_attention_layernorm.forward(&mixed)?;
+        let norm = &self.pre_feedforward_layernorm;
+        let [h, normed] = if x.dtype() == Dtype::F16 {
+            let h = added(x, &mixed)?;
+            let normed = norm.forward(&h)?;
+            [h, normed]
+        } else {
+            norm.of_sum(x, &mixed)?
+        };
+        let mixed = self.mlp.forward(&normed)?;
         added(&h, &self.post_feedforward_layernorm.forward(&mixed)?)
     }
 }

@@ -7,6 +7,7 @@
 
 use kernels::causal_conv::CausalConv;
 use kernels::gated_delta::GatedDelta;
+use kernels::norm;
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::Scope;
@@ -155,8 +156,7 @@ impl GatedDeltaNet {
     /// Heads of q or k `[B, L, Hk, Dk]` of length 1 (up to ε), times `factor`.
     fn unit(&self, heads: &Array, factor: f32) -> Result<Array> {
         let dims = self.config.key_dim as f32;
-        let unit = heads.rms_norm(None, L2_EPS / dims)?;
-        Ok(unit.scale(factor / dims.sqrt())?)
+        Ok(norm::unit(heads, L2_EPS / dims, factor / dims.sqrt())?)
     }
 
     /// ln of the decay and β, `[B, L, Hv]` in f32.
@@ -209,8 +209,7 @@ impl Mixer for GatedDeltaNet {
         let updated = rule.update(&[])?;
         state.state = Some(updated.state);
         let z = self.in_proj_z.forward(x)?.reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
-        let y = self.norm.forward(&updated.out)?.astype(Dtype::F32)?;
-        let y = y.mul(&z.astype(Dtype::F32)?.silu()?)?.astype(x.dtype())?;
+        let y = self.norm.gated(&updated.out, &z)?.astype(x.dtype())?;
         self.out_proj.forward(&y.reshape(&[rows, n, c.values_width()])?)
     }
 }
