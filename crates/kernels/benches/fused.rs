@@ -8,6 +8,7 @@
 
 use std::time::Instant;
 
+use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
 use kernels::router::{self, Routed, Sigmoid, reference};
 use kernels::{CausalConv, Convolved, GatedDelta, Updated, norm};
 use mlx::{Array, Backend, Device, Dtype, Result};
@@ -40,6 +41,7 @@ fn main() {
     causal_conv(&plan);
     routers(&plan);
     norms(&plan);
+    heads(&plan);
 }
 
 impl Plan {
@@ -361,5 +363,33 @@ fn norms(plan: &Plan) {
             ("gated_rms_norm", calls, Box::new(move |n| repeated(n, &|| gated(x, z, w, eps)))),
         ];
         plan.compare(&format!("norm gated {n}x16x128, {dtype}"), forms);
+    }
+}
+
+/// Queries of 16 heads and keys of 8, with a norm over each and without one.
+fn heads(plan: &Plan) {
+    for (&n, dtype) in tokens(plan).iter().flat_map(|n| [(n, Dtype::F32), (n, Dtype::Bf16)]) {
+        for (n_heads, normed) in [(16, true), (8, true), (16, false)] {
+            let x = &values(&[1, n, n_heads * 128], 0.1).astype(dtype).unwrap();
+            let weight = &values(&[128], 0.3).astype(dtype).unwrap();
+            mlx::eval([x, weight]).unwrap();
+            let rotation = &Rotation::powers(1e6, 128, false).unwrap();
+            let heads = Heads {
+                x,
+                n_heads,
+                begin: 0,
+                head_dim: 128,
+                norm: normed.then_some(HeadNorm { weight, eps: 1e-6 }),
+                rotation,
+                positions: Positions::From(500),
+            };
+            let calls = many(plan, n);
+            let forms: Vec<Form<'_>> = vec![
+                ("twin", calls, Box::new(move |n| repeated(n, &|| heads.reference()))),
+                ("turn", calls, Box::new(move |n| repeated(n, &|| heads.turn()))),
+            ];
+            let with = if normed { "normed" } else { "plain" };
+            plan.compare(&format!("rope {n}x{n_heads}x128 {with}, {dtype}"), forms);
+        }
     }
 }

@@ -12,6 +12,7 @@ pub mod experts;
 pub mod gated_delta;
 mod input;
 pub mod norm;
+pub mod rope;
 pub mod router;
 
 pub use causal_conv::{CausalConv, Convolved};

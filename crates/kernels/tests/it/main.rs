@@ -6,6 +6,7 @@ mod causal_conv;
 mod experts;
 mod gated_delta;
 mod norm;
+mod rope;
 mod router;
 
 use mlx::{Array, Device, Dtype};
