@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
 use kernels::router::{self, Routed, Sigmoid, reference};
-use kernels::{CausalConv, Convolved, GatedDelta, Updated, norm};
+use kernels::{CausalConv, Convolved, GatedDelta, Updated, activation, norm};
 use mlx::{Array, Backend, Device, Dtype, Result};
 
 /// Calls of one evaluation, so that starting and waiting are shared, and how often it is repeated.
@@ -42,6 +42,7 @@ fn main() {
     routers(&plan);
     norms(&plan);
     heads(&plan);
+    activations(&plan);
 }
 
 impl Plan {
@@ -390,6 +391,33 @@ fn heads(plan: &Plan) {
             ];
             let with = if normed { "normed" } else { "plain" };
             plan.compare(&format!("rope {n}x{n_heads}x128 {with}, {dtype}"), forms);
+        }
+    }
+}
+
+fn activations(plan: &Plan) {
+    type Op = fn(&Array, &Array) -> Result<Array>;
+    let ops: [(&str, Op, Op); 4] = [
+        ("swiglu", activation::reference::swiglu, activation::swiglu),
+        ("geglu", activation::reference::geglu, activation::geglu),
+        (
+            "clamped",
+            |g, u| activation::reference::clamped_swiglu(g, u, 1.702, 7.0),
+            |g, u| activation::clamped_swiglu(g, u, 1.702, 7.0),
+        ),
+        ("sigmoid", activation::reference::sigmoid_gated, activation::sigmoid_gated),
+    ];
+    for (&n, dtype) in tokens(plan).iter().flat_map(|n| [(n, Dtype::F32), (n, Dtype::Bf16)]) {
+        let gate = &values(&[1, n, 3072], 0.1).astype(dtype).unwrap();
+        let up = &values(&[1, n, 3072], 0.2).astype(dtype).unwrap();
+        mlx::eval([gate, up]).unwrap();
+        let calls = many(plan, n);
+        for (name, twin, form) in ops {
+            let forms: Vec<Form<'_>> = vec![
+                ("twin", calls, Box::new(move |n| repeated(n, &|| twin(gate, up)))),
+                (name, calls, Box::new(move |n| repeated(n, &|| form(gate, up)))),
+            ];
+            plan.compare(&format!("activation {name} {n}x3072, {dtype}"), forms);
         }
     }
 }

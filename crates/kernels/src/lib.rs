@@ -5,6 +5,7 @@
 //! the CPU. Which form runs is decided by the backend and the shapes, never by the caller. A parity
 //! test holds every form against its twin. Nothing here knows a model.
 
+pub mod activation;
 pub mod causal_conv;
 mod cpu;
 mod cuda;

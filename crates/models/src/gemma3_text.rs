@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use kernels::activation;
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::{Scope, Tensors, Weights};
@@ -56,8 +57,8 @@ impl GeGlu {
 
 impl FeedForward for GeGlu {
     fn forward(&self, x: &Array) -> Result<Array> {
-        let gate = self.gate_proj.forward(x)?.gelu_tanh()?;
-        self.down_proj.forward(&gate.mul(&self.up_proj.forward(x)?)?)
+        let (gate, up) = (self.gate_proj.forward(x)?, self.up_proj.forward(x)?);
+        self.down_proj.forward(&activation::geglu(&gate, &up)?)
     }
 }
 

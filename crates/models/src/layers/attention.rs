@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use kernels::activation;
 use mlx::{Array, Attend};
 
 use crate::checkpoint::Scope;
@@ -182,7 +183,7 @@ impl Mixer for Attention {
         let out = self.attend(&q, &keys, &values, step)?;
         let out = out.swap_axes(1, 2)?.reshape(&[x.dim(0), x.dim(1), c.n_heads * c.head_dim])?;
         self.o_proj.forward(&match gate {
-            Some(gate) => out.mul(&gate.reshape(out.shape())?.sigmoid()?)?,
+            Some(gate) => activation::sigmoid_gated(&out, &gate)?,
             None => out,
         })
     }
