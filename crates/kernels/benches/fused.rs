@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
 use kernels::router::{self, Routed, Sigmoid, reference};
+use kernels::sampling::{self, Draw};
 use kernels::{CausalConv, Convolved, GatedDelta, Updated, activation, norm};
 use mlx::{Array, Backend, Device, Dtype, Result};
 
@@ -43,6 +44,7 @@ fn main() {
     norms(&plan);
     heads(&plan);
     activations(&plan);
+    vocabularies(&plan);
 }
 
 impl Plan {
@@ -419,5 +421,48 @@ fn activations(plan: &Plan) {
             ];
             plan.compare(&format!("activation {name} {n}x3072, {dtype}"), forms);
         }
+    }
+}
+
+/// One row of a large vocabulary, of which few scores are high.
+fn vocabularies(plan: &Plan) {
+    let vocab = if plan.is_bench { 151_936 } else { 1000 };
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let x = values(&[1, vocab], 0.1);
+        let x = &x.square().unwrap().mul(&x).unwrap().scale(12.0).unwrap().astype(dtype).unwrap();
+        x.eval().unwrap();
+        let forms: Vec<Form<'_>> = vec![
+            ("twin", 10, Box::new(move |n| repeated(n, &|| sampling::reference::argmax(x)))),
+            ("argmax", 10, Box::new(move |n| repeated(n, &|| sampling::argmax(x)))),
+        ];
+        plan.compare(&format!("vocabulary argmax {vocab}, {dtype}"), forms);
+
+        let plain = Draw { temperature: 0.8, key: 7, ..Draw::GREEDY };
+        for (what, draw) in [
+            ("unlimited", plain),
+            ("top-k 20, top-p 0.95", Draw { top_k: 20, top_p: 0.95, ..plain }),
+            ("top-p 0.95", Draw { top_p: 0.95, ..plain }),
+            ("min-p 0.05", Draw { min_p: 0.05, ..plain }),
+        ] {
+            type Op = fn(&Array, &[Draw]) -> Result<Array>;
+            let run = move |n: usize, op: Op| repeated(n, &|| op(x, &[draw]));
+            let forms: Vec<Form<'_>> = vec![
+                ("twin", 2, Box::new(move |n| run(n, sampling::reference::draw))),
+                ("draw", 2, Box::new(move |n| run(n, sampling::draw))),
+            ];
+            plan.compare(&format!("vocabulary {what}, {dtype}"), forms);
+        }
+
+        let token = &Array::from_slice(&[3u32], &[1]).unwrap();
+        type Op = fn(&Array, &Array, i32) -> Result<sampling::Logprobs>;
+        let run = move |n: usize, op: Op| -> Result<Vec<Array>> {
+            let made = (0..n).map(|_| op(x, token, 20)).collect::<Result<Vec<_>>>()?;
+            Ok(made.into_iter().map(|l| l.chosen).collect())
+        };
+        let forms: Vec<Form<'_>> = vec![
+            ("twin", 2, Box::new(move |n| run(n, sampling::reference::logprobs))),
+            ("logprobs", 2, Box::new(move |n| run(n, sampling::logprobs))),
+        ];
+        plan.compare(&format!("vocabulary 20 logprobs, {dtype}"), forms);
     }
 }

@@ -15,6 +15,7 @@ mod input;
 pub mod norm;
 pub mod rope;
 pub mod router;
+pub mod sampling;
 
 pub use causal_conv::{CausalConv, Convolved};
 pub use cpu::set_threads;

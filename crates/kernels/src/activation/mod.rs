@@ -9,7 +9,8 @@
 //! | [`sigmoid_gated`] | x · σ(gate) |
 //!
 //! Both arrays have one dtype, which the result has too; between them everything is f32 in
-//! `cpu.rs`, one node of the graph. `twin.rs` has each in MLX's operations, which CUDA and Metal run.
+//! `cpu.rs`, one node of the graph. `twin.rs` has each in MLX's operations, which CUDA and Metal
+//! run.
 
 mod cpu;
 mod twin;

@@ -61,8 +61,8 @@ pub fn add_rms_norm(x: &Array, y: &Array, weight: Option<&Array>, eps: f32) -> R
     added(run(fastest, &norm)?)
 }
 
-/// The norm of `x` `[.., E]` times `weight` `[E]` and the silu of `gate`, of x's shape and any float
-/// dtype.
+/// The norm of `x` `[.., E]` times `weight` `[E]` and the silu of `gate`, which has x's shape and
+/// any float dtype.
 ///
 /// # Errors
 /// A shape or dtype does not fit.

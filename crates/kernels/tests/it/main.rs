@@ -9,6 +9,7 @@ mod gated_delta;
 mod norm;
 mod rope;
 mod router;
+mod sampling;
 
 use mlx::{Array, Device, Dtype};
 

@@ -1,8 +1,8 @@
 //! Rotary position embedding in all its kinds: which frequencies turn the pairs of a head.
 //!
-//! Formulas: transformers 5.23 `modeling_rope_utils.py`. Frequencies are computed in f64. The kinds whose frequencies depend on the length (dynamic, longrope)
-//! choose once per load, for a stated length: keys in a shared cache must not depend on the length
-//! of the request that wrote them.
+//! Formulas: transformers 5.23 `modeling_rope_utils.py`. Frequencies are computed in f64. The kinds
+//! whose frequencies depend on the length (dynamic, longrope) choose once per load, for a stated
+//! length: keys in a shared cache must not depend on the length of the request that wrote them.
 
 use std::f64::consts::PI;
 
