@@ -8,11 +8,12 @@
 
 use std::time::Instant;
 
+use kernels::gated_delta::{self, Gates};
 use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
 use kernels::router::{self, Routed, Sigmoid, reference};
 use kernels::sampling::{self, Draw};
-use kernels::{CausalConv, Convolved, GatedDelta, Updated, activation, norm};
-use mlx::{Array, Backend, Device, Dtype, Result};
+use kernels::{CausalConv, Convolved, GatedDelta, Updated, activation, embedding, norm};
+use mlx::{Array, Backend, Device, Dtype, QuantMode, Quantization, Result};
 
 /// Calls of one evaluation, so that starting and waiting are shared, and how often it is repeated.
 struct Plan {
@@ -38,13 +39,15 @@ fn main() {
         "{:<44} {:<26} {:>6} {:>12} {:>9}  hash",
         "operation", "form", "calls", "us/call", "speed"
     );
-    gated_delta(&plan);
+    deltas(&plan);
     causal_conv(&plan);
     routers(&plan);
     norms(&plan);
     heads(&plan);
     activations(&plan);
     vocabularies(&plan);
+    gates(&plan);
+    embeddings(&plan);
 }
 
 impl Plan {
@@ -166,7 +169,7 @@ fn stock(g: &GatedDelta<'_>) -> Result<Updated> {
     Ok(Updated { out, state, captured: Vec::new() })
 }
 
-fn gated_delta(plan: &Plan) {
+fn deltas(plan: &Plan) {
     let on_cpu = plan.backend == Backend::Cpu;
     let sizes: &[(i32, i32)] = match (plan.is_bench, on_cpu) {
         (false, _) => &[(1, 1), (1, 8)],
@@ -464,5 +467,51 @@ fn vocabularies(plan: &Plan) {
             ("logprobs", 2, Box::new(move |n| run(n, sampling::logprobs))),
         ];
         plan.compare(&format!("vocabulary 20 logprobs, {dtype}"), forms);
+    }
+}
+
+fn gates(plan: &Plan) {
+    for &n in tokens(plan) {
+        let x = |seed| values(&[1, n, 32], seed).astype(Dtype::Bf16).unwrap();
+        let (a, b) = (&x(0.1), &x(0.2));
+        let (bias, decay) = (&values(&[32], 0.3), &values(&[32], 0.4));
+        mlx::eval([a, b, bias, decay]).unwrap();
+        type Op = fn(&Array, &Array, &Array, &Array) -> Result<Gates>;
+        let run = move |n: usize, op: Op| -> Result<Vec<Array>> {
+            let made = (0..n).map(|_| op(a, b, bias, decay)).collect::<Result<Vec<_>>>()?;
+            Ok(made.into_iter().flat_map(|g| [g.log_decay, g.beta]).collect())
+        };
+        let calls = many(plan, n);
+        let forms: Vec<Form<'_>> = vec![
+            ("twin", calls, Box::new(move |n| run(n, gated_delta::gates_reference))),
+            ("gates", calls, Box::new(move |n| run(n, gated_delta::gates))),
+        ];
+        plan.compare(&format!("gates {n}x32, bf16"), forms);
+    }
+}
+
+fn embeddings(plan: &Plan) {
+    let vocab = if plan.is_bench { 20_000 } else { 50 };
+    for bits in [4, 8] {
+        let how = Quantization { mode: QuantMode::Affine, bits, group_size: 64 };
+        let floats = values(&[vocab, 1024], 0.1).astype(Dtype::Bf16).unwrap();
+        let table = &floats.quantize(how).unwrap();
+        mlx::eval([&table.weight, &table.scales]).unwrap();
+        for &n in tokens(plan) {
+            let ids = (0..n).map(|i| (i * 7919) % vocab).collect::<Vec<_>>();
+            let ids = &Array::from_slice(&ids, &[1, n]).unwrap();
+            let dtype = Dtype::Bf16;
+            let twin = embedding::reference::rows;
+            let calls = many(plan, n);
+            let forms: Vec<Form<'_>> = vec![
+                ("twin", calls, Box::new(move |n| repeated(n, &|| twin(table, ids, dtype)))),
+                (
+                    "rows",
+                    calls,
+                    Box::new(move |n| repeated(n, &|| embedding::rows(table, ids, dtype))),
+                ),
+            ];
+            plan.compare(&format!("embedding {n}x1024, {bits} bits"), forms);
+        }
     }
 }

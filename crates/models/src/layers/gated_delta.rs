@@ -6,9 +6,9 @@
 //! h / (Hv/Hk). C = 2·Hk·Dk + Hv·Dv channels pass a causal depthwise convolution over Kc tokens.
 
 use kernels::causal_conv::CausalConv;
-use kernels::gated_delta::GatedDelta;
+use kernels::gated_delta::{GatedDelta, Gates, gates};
 use kernels::norm;
-use mlx::{Array, Dtype};
+use mlx::Array;
 
 use crate::checkpoint::Scope;
 use crate::layers::{Linear, Mixer, RmsNorm, Sizes};
@@ -159,12 +159,9 @@ impl GatedDeltaNet {
         Ok(norm::unit(heads, L2_EPS / dims, factor / dims.sqrt())?)
     }
 
-    /// ln of the decay and β, `[B, L, Hv]` in f32.
-    fn gates(&self, x: &Array) -> Result<(Array, Array)> {
-        let a = self.in_proj_a.forward(x)?.astype(Dtype::F32)?.add(&self.dt_bias)?;
-        let softplus = a.log_add_exp(&Array::scalar(0.0, Dtype::F32)?)?;
-        let beta = self.in_proj_b.forward(x)?.sigmoid()?.astype(Dtype::F32)?;
-        Ok((softplus.mul(&self.decay)?, beta))
+    fn gates(&self, x: &Array) -> Result<Gates> {
+        let (a, b) = (self.in_proj_a.forward(x)?, self.in_proj_b.forward(x)?);
+        Ok(gates(&a, &b, &self.dt_bias, &self.decay)?)
     }
 }
 
@@ -196,7 +193,7 @@ impl Mixer for GatedDeltaNet {
         let q = self.unit(&keys(0)?, 1.0 / (c.key_dim as f32).sqrt())?;
         let k = self.unit(&keys(1)?, 1.0)?;
         let v = parts[2].reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
-        let (log_decay, beta) = self.gates(x)?;
+        let Gates { log_decay, beta } = self.gates(x)?;
         let rule = GatedDelta {
             q: &q,
             k: &k,
