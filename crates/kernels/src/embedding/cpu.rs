@@ -47,10 +47,20 @@ pub(super) fn run(
 
 /// Codes of up to 8 bits that lie one after another, low bits first, also across bytes.
 fn unpack(codes: &[u8], bits: usize, values: &mut [f32]) {
-    let mask = (1u16 << bits) - 1;
-    for (i, value) in values.iter_mut().enumerate() {
-        let (byte, shift) = (i * bits / 8, i * bits % 8);
-        let high = if shift + bits > 8 { codes[byte + 1] } else { 0 };
-        *value = f32::from((u16::from_le_bytes([codes[byte], high]) >> shift) & mask);
+    match bits {
+        8 => values.iter_mut().zip(codes).for_each(|(value, code)| *value = f32::from(*code)),
+        4 => {
+            for (pair, code) in values.chunks_exact_mut(2).zip(codes) {
+                (pair[0], pair[1]) = (f32::from(code & 15), f32::from(code >> 4));
+            }
+        }
+        _ => {
+            let mask = (1u16 << bits) - 1;
+            for (i, value) in values.iter_mut().enumerate() {
+                let (byte, shift) = (i * bits / 8, i * bits % 8);
+                let high = if shift + bits > 8 { codes[byte + 1] } else { 0 };
+                *value = f32::from((u16::from_le_bytes([codes[byte], high]) >> shift) & mask);
+            }
+        }
     }
 }
