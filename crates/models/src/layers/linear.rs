@@ -1,6 +1,6 @@
 //! y = x Wᵀ + b, with W `[out, in]` in floats or quantized.
 
-use kernels::{experts, quantized};
+use kernels::{activation, experts, quantized};
 use mlx::{Array, Dtype, Key, Quantized};
 
 use crate::Result;
@@ -171,7 +171,8 @@ impl Stack {
         if let (true, Some(gate), Some(up)) = (plain, gate.weight.codes(), up.weight.codes()) {
             return Ok(quantized::chosen_swiglu(x, gate, up, which, sorted)?);
         }
-        Ok(gate.forward(x, which, sorted)?.silu()?.mul(&up.forward(x, which, sorted)?)?)
+        let gate = gate.forward(x, which, sorted)?;
+        Ok(activation::swiglu(&gate, &up.forward(x, which, sorted)?)?)
     }
 }
 
@@ -242,7 +243,7 @@ impl Linear {
         if let (true, Some(gate), Some(up)) = (plain, gate.weight.codes(), up.weight.codes()) {
             return Ok(quantized::swiglu(x, gate, up)?);
         }
-        Ok(gate.forward(x)?.silu()?.mul(&up.forward(x)?)?)
+        Ok(activation::swiglu(&gate.forward(x)?, &up.forward(x)?)?)
     }
 
     fn biased(&self, y: Array) -> Result<Array> {

@@ -1,7 +1,7 @@
 //! Experts: a router chooses a few of many feed-forward blocks for each token. N tokens · E hidden
 //! · I width of an expert · k experts per token.
 
-use kernels::router;
+use kernels::{activation, router};
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::{Scope, StackSizes};
@@ -84,13 +84,9 @@ pub enum Activation {
 impl Activation {
     fn apply(self, gate: &Array, up: &Array) -> Result<Array> {
         match self {
-            Activation::SwiGlu => Ok(gate.silu()?.mul(up)?),
+            Activation::SwiGlu => Ok(activation::swiglu(gate, up)?),
             Activation::ClampedSwiGlu { alpha, limit } => {
-                let (low, high) =
-                    (Array::scalar(-limit, up.dtype())?, Array::scalar(limit, up.dtype())?);
-                let gate = gate.clip(None, Some(&high))?;
-                let up = up.clip(Some(&low), Some(&high))?;
-                Ok(up.offset(1.0)?.mul(&gate.mul(&gate.scale(alpha)?.sigmoid()?)?)?)
+                Ok(activation::clamped_swiglu(gate, up, alpha, limit)?)
             }
         }
     }
