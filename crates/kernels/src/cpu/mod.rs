@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use mlx::{Dtype, Element, StridedRef, TensorMut, TensorRef};
 
-pub(crate) use pool::each;
 pub use pool::set_threads;
+pub(crate) use pool::{each, n_threads};
 
 /// Why a kernel fails; MLX reports it at evaluation.
 pub(crate) type Failure = String;
@@ -46,6 +46,14 @@ impl<'a> Floats<'a> {
             Dtype::Bf16 => Ok(Self::Bf16(span)),
             Dtype::F16 => Ok(Self::F16(span)),
             other => Err(format!("{other} is not converted")),
+        }
+    }
+
+    /// Asks for elements `start..start + n`, which will be read soon; there may be fewer.
+    pub(crate) fn prefetch(&self, start: usize, n: usize) {
+        match self {
+            Self::F32(values) => prefetch(values, start, n),
+            Self::Bf16(bytes) | Self::F16(bytes) => prefetch(bytes, 2 * start, 2 * n),
         }
     }
 
@@ -134,6 +142,19 @@ const TASK_ELEMENTS: usize = 1 << 14;
 pub(crate) fn each_rows(n: usize, width: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
     let rows = (TASK_ELEMENTS / width.max(1)).max(1);
     each(n.div_ceil(rows), &|i| task(i * rows..n.min((i + 1) * rows)));
+}
+
+/// Asks the memory for elements `start..start + n`, as far as they are there.
+pub(crate) fn prefetch<T>(values: &[T], start: usize, n: usize) {
+    let values = &values[start.min(values.len())..(start + n).min(values.len())];
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks((64 / size_of::<T>()).max(1)) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }
 
 /// The value of an f16. Shifted into place its exponent is 112 too small, also where it is

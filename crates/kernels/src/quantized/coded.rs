@@ -7,7 +7,7 @@
 use mlx::{Dtype, QuantMode, Quantization, TensorRef};
 
 use super::activations::{BLOCK, LANES, n_sums};
-use crate::cpu::{Failure, Floats, for_processor, madd};
+use crate::cpu::{Failure, Floats, for_processor, madd, prefetch};
 
 /// Scales or offsets.
 #[derive(Clone, Copy)]
@@ -121,6 +121,18 @@ impl<'a> Coded<'a> {
 
     fn groups(&self) -> usize {
         self.n_in / self.quantization.group_size as usize
+    }
+
+    /// Asks for the scales and offsets of `n` rows from row `first` on, which will be read soon.
+    pub fn prefetch_scalings(&self, first: usize, n: usize) {
+        let (begin, n) = (first * self.groups(), n * self.groups());
+        match self.scales {
+            Numbers::Floats(floats) => floats.prefetch(begin, n),
+            Numbers::E8m0(bytes) | Numbers::E4m3(bytes) => prefetch(bytes, begin, n),
+        }
+        if let Some(biases) = self.biases {
+            biases.prefetch(begin, n);
+        }
     }
 
     /// Scales and offsets from group `begin` on as they are stored.

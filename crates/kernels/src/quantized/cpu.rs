@@ -11,10 +11,13 @@ use super::coded::{Coded, Scalings};
 use super::tile::{self, Codes, Kind, Source, TOKENS, Table};
 use super::unpack::unpack;
 use super::{Join, exact};
-use crate::cpu::{Failure, Floats, Parts, each, exp};
+use crate::cpu::{Failure, Floats, Parts, each, exp, n_threads};
 
-/// Outputs of a task.
-const BAND: usize = 32;
+/// Most outputs of a task.
+const BAND: usize = 64;
+/// Bytes of codes that a task of one row should have at least: a stream that is read from its begin
+/// has not been asked for ahead.
+const TASK_BYTES: usize = 32 << 10;
 /// Up to so many rows codes are taken apart for each anew rather than once for all.
 const STORED_TO_ROWS: usize = 1;
 
@@ -154,20 +157,31 @@ impl<'a> Work<'a> {
         for output in 0..self.outs.len() {
             let n_out = self.matrices[output * joined].n_out;
             for group in &self.groups {
-                tasks.extend((0..n_out).step_by(BAND).map(|first| (output, group, first)));
+                let band = self.band(output, group);
+                let firsts = (0..n_out).step_by(band);
+                tasks.extend(firsts.map(|first| (output, group, first..n_out.min(first + band))));
             }
         }
         each(tasks.len(), &|i| {
-            let (output, group, first) = tasks[i];
-            ROOM.with_borrow_mut(|room| self.task(output, group, first, room));
+            let (output, group, band) = &tasks[i];
+            ROOM.with_borrow_mut(|room| self.task(*output, group, band.clone(), room));
         });
     }
 
-    /// Outputs `first..first + BAND` of the rows of a group.
-    fn task(&self, output: usize, group: &Group, first: usize, room: &mut Room) {
+    /// Outputs of a task: some for each thread.
+    fn band(&self, output: usize, group: &Group) -> usize {
+        let coded = &self.matrices[output * self.join.n_matrices()];
+        let row_bytes = coded.n_in * coded.bits() / 8;
+        let least = if group.slots.len() == 1 { TASK_BYTES.div_ceil(row_bytes) } else { 16 };
+        let shared = coded.n_out / (4 * n_threads());
+        least.max(shared).min(coded.n_out / n_threads()).next_multiple_of(4).clamp(4, BAND)
+    }
+
+    /// Outputs `band` of the rows of a group.
+    fn task(&self, output: usize, group: &Group, band: Range<usize>, room: &mut Room) {
         let matrices = &self.matrices[output * self.join.n_matrices()..];
         let n_out = matrices[0].n_out;
-        let n = BAND.min(n_out - first);
+        let (first, n) = (band.start, band.len());
         let slots = &self.slots[group.slots.clone()];
         let mut tables = std::mem::take(&mut room.tables);
         for (coded, table) in matrices.iter().zip(&mut tables).take(self.join.n_matrices()) {
@@ -233,6 +247,8 @@ fn integer_band(
     let n_bytes = x.n_blocks * BLOCK;
     let unpacked = at_least(&mut room.codes, if unpacks { n * n_bytes } else { 0 });
     room.scalings.read(coded, rows.start, n);
+    // Codes are asked for on the way; scales come too seldom for that.
+    coded.prefetch_scalings(rows.start + n * n_threads(), n);
     if unpacks {
         for (i, row) in rows.clone().enumerate() {
             unpack(coded, coded.packed(row), &mut unpacked[i * n_bytes..][..n_bytes]);

@@ -192,7 +192,7 @@ mod avx2 {
 
     /// How far ahead of its use packed code is asked for: a row is too short for the processor to
     /// find out by itself.
-    const AHEAD_BYTES: usize = 4096;
+    const AHEAD_BYTES: usize = 3072;
 
     /// R rows of codes times T rows of activations.
     #[target_feature(enable = "avx2,fma")]
