@@ -1,6 +1,10 @@
 //! Flags that several commands share: each is defined once, with its variable.
 
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use hub::ModelFolder;
 use protocol::{InvalidField, Sampling};
 use serde_json::{Map, Value};
@@ -14,9 +18,22 @@ pub struct BackendFlags {
     /// What computes: auto, cpu, cuda or metal
     #[arg(long, env = "OFFSHOOT_BACKEND", default_value = "auto", value_name = "NAME")]
     pub backend: String,
+    /// Threads that compute on the CPU (default: one for each processor)
+    #[arg(long, env = "OFFSHOOT_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Quantized products on the CPU in f32 throughout, instead of with 8-bit activations: slower
+    #[arg(long, env = "OFFSHOOT_EXACT", value_parser = BoolishValueParser::new())]
+    pub exact: bool,
 }
 
 impl BackendFlags {
+    /// The variables by which a runner learns how to compute on the CPU.
+    pub fn env(&self) -> Vec<(OsString, OsString)> {
+        let threads = self.threads.map(|n| ("OFFSHOOT_THREADS".into(), n.to_string().into()));
+        let exact = ("OFFSHOOT_EXACT".into(), if self.exact { "1" } else { "0" }.into());
+        threads.into_iter().chain([exact]).collect()
+    }
+
     /// The parsed name.
     pub fn asked(&self) -> Result<Asked> {
         self.backend

@@ -74,7 +74,9 @@ pub fn source(model: &Model, n_layers: Option<u32>) -> Result<ModelSource> {
 /// Chooses the backend for this machine. A data folder is not needed for that.
 pub fn choose_backend(flags: &BackendFlags) -> Result<Chosen> {
     let places = Places::of_process(hub::data_dir().ok());
-    Ok(choose(flags.asked()?, Machine::detect(), &places)?)
+    let mut chosen = choose(flags.asked()?, Machine::detect(), &places)?;
+    chosen.env.extend(flags.env());
+    Ok(chosen)
 }
 
 /// Bytes of memory of the device that would compute, as a runner names them; none where the device

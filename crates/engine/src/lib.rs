@@ -15,5 +15,7 @@ mod sequence;
 
 pub use engine::{Engine, Outcome, Progress};
 pub use error::{Error, Result};
+pub use kernels::quantized::set_exact;
+pub use kernels::set_threads;
 pub use quantize::{OnProgress, quantize};
 pub use sampler::{Row, Sampled, sample};

@@ -16,6 +16,9 @@ fn main() -> ExitCode {
         Ok(channel) => channel,
         Err(error) => return fail(error),
     };
+    if let Err(error) = set_up_cpu() {
+        return fail(error);
+    }
     let build = env!("CARGO_PKG_VERSION");
     let reader = runner::Watched::new(channel.reader, end_soon);
     match runner::run(reader, channel.writer, build, Loader { backend: backend() }) {
@@ -47,6 +50,18 @@ fn fail(error: impl std::fmt::Display) -> ExitCode {
 /// The backend that `offshoot` asks for; none leaves the choice to the library.
 fn backend() -> Option<String> {
     std::env::var("OFFSHOOT_BACKEND").ok().filter(|name| !name.is_empty() && name != "auto")
+}
+
+/// How `offshoot` wants the CPU to compute.
+fn set_up_cpu() -> Result<(), String> {
+    if let Ok(threads) = std::env::var("OFFSHOOT_THREADS") {
+        let n = threads.parse::<std::num::NonZeroUsize>().map_err(|_| {
+            format!("OFFSHOOT_THREADS is '{threads}': it must be a number of threads from 1 on")
+        })?;
+        engine::set_threads(n.get());
+    }
+    engine::set_exact(std::env::var_os("OFFSHOOT_EXACT").is_some_and(|value| value == "1"));
+    Ok(())
 }
 
 struct Loader {
