@@ -8,6 +8,7 @@
 pub mod causal_conv;
 mod cpu;
 mod cuda;
+pub mod dense;
 pub mod experts;
 pub mod gated_delta;
 mod input;

@@ -1,13 +1,15 @@
 //! What the CPU forms share: threads, conversions, and buffers that tasks write parts of.
 
+mod lanes;
 mod pool;
+pub(crate) mod products;
 
 use std::marker::PhantomData;
 
 use mlx::{Dtype, Element, TensorMut, TensorRef};
 
-pub(crate) use pool::each;
 pub use pool::set_threads;
+pub(crate) use pool::{each, n_threads};
 
 /// Why a kernel fails; MLX reports it at evaluation.
 pub(crate) type Failure = String;
@@ -70,6 +72,19 @@ pub(crate) fn bf16_bits(x: f32) -> u16 {
     (if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }) as u16
 }
 
+/// Rounds to f16, halves to even; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn f16_bits(x: f32) -> u16 {
+    let magnitude = x.to_bits() & 0x7fff_ffff;
+    let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + ((magnitude >> 13) & 1));
+    // The last place of 0.5 is worth as much as that of a subnormal f16: the sum rounds.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let small = if magnitude < 0x3880_0000 { subnormal } else { normal >> 13 };
+    let finite = if magnitude < 0x477f_f000 { small } else { 0x7c00 };
+    let value = if magnitude > 0x7f80_0000 { 0x7e00 } else { finite };
+    (value | ((x.to_bits() >> 16) & 0x8000)) as u16
+}
+
 /// An output of which every task writes parts of its own.
 pub(crate) struct Parts<'a> {
     data: *mut u8,
@@ -82,23 +97,29 @@ pub(crate) struct Parts<'a> {
 unsafe impl Sync for Parts<'_> {}
 
 impl<'a> Parts<'a> {
-    /// `tensor` must hold f32, bf16 or u32.
+    /// `tensor` must hold f32, bf16, f16 or u32.
     pub(crate) fn new(tensor: &'a mut TensorMut<'_>) -> Result<Self, Failure> {
         let dtype = tensor.dtype;
-        if !matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::U32) {
+        if !matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16 | Dtype::U32) {
             return Err(format!("{dtype} is not written"));
         }
         let bytes = tensor.bytes_mut();
         Ok(Self { data: bytes.as_mut_ptr(), n_bytes: bytes.len(), dtype, life: PhantomData })
     }
 
-    /// Writes `values` as elements `start..` of an f32 or bf16 output, rounded to its dtype.
+    #[cfg(test)]
+    pub(crate) fn of(values: &'a mut [f32]) -> Self {
+        let (data, n_bytes) = (values.as_mut_ptr().cast(), size_of_val(values));
+        Self { data, n_bytes, dtype: Dtype::F32, life: PhantomData }
+    }
+
+    /// Writes `values` as elements `start..` of an f32, bf16 or f16 output, rounded to its dtype.
     ///
     /// # Safety
     /// No other task reads or writes these elements.
     #[inline(always)]
     pub(crate) unsafe fn write(&self, start: usize, values: &[f32]) {
-        if self.dtype != Dtype::Bf16 {
+        if self.dtype.size_bytes() == 4 {
             // SAFETY: the caller's promise.
             unsafe { self.slice::<f32>(start, values.len()) }.copy_from_slice(values);
             return;
@@ -107,8 +128,11 @@ impl<'a> Parts<'a> {
         // SAFETY: inside the output, by the assertion; not shared, by the caller's promise.
         let to =
             unsafe { std::slice::from_raw_parts_mut(self.data.add(2 * start), 2 * values.len()) };
-        for (to, value) in to.chunks_exact_mut(2).zip(values) {
-            to.copy_from_slice(&bf16_bits(*value).to_le_bytes());
+        let pairs = to.chunks_exact_mut(2).zip(values);
+        if self.dtype == Dtype::Bf16 {
+            pairs.for_each(|(to, value)| to.copy_from_slice(&bf16_bits(*value).to_le_bytes()));
+        } else {
+            pairs.for_each(|(to, value)| to.copy_from_slice(&f16_bits(*value).to_le_bytes()));
         }
     }
 
@@ -237,6 +261,31 @@ mod tests {
         }
         assert!(from_f16(0x7e00).is_nan());
         assert!(from_f16(0x8000).is_sign_negative());
+    }
+
+    #[test]
+    fn f16_rounds_to_the_nearest_and_halves_to_even() {
+        for bits in 0..0x8000u16 {
+            let value = from_f16(bits);
+            if value.is_nan() {
+                assert!(from_f16(f16_bits(value)).is_nan());
+                continue;
+            }
+            assert_eq!(f16_bits(value), bits, "{value}");
+            assert_eq!(f16_bits(-value), bits | 0x8000, "{value}");
+            // Halfway to the next lies a tie, which is even; beyond it, the next.
+            if bits < 0x7bff {
+                let next = from_f16(bits + 1);
+                let middle = (value + next) / 2.0;
+                assert_eq!(f16_bits(middle), bits + (bits & 1), "{middle}");
+                let beyond = f32::from_bits(middle.to_bits() + 1);
+                assert_eq!(f16_bits(beyond), bits + 1, "{beyond}");
+            }
+        }
+        assert_eq!(f16_bits(65519.9), 0x7bff);
+        assert_eq!(f16_bits(65520.0), 0x7c00);
+        assert_eq!(f16_bits(f32::MAX), 0x7c00);
+        assert_eq!(f16_bits(1e-30), 0);
     }
 
     #[test]

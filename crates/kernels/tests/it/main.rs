@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod causal_conv;
+mod dense;
 mod experts;
 mod gated_delta;
 mod router;
