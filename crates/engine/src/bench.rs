@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use kernels::sampling;
 use mlx::{Array, Backend, Device, Dtype, Key};
 use models::{LayerState, Loaded, Step};
 use protocol::{BenchRequest, BenchResult};
@@ -112,7 +113,7 @@ fn measure(
 
 /// The best token after the last position of each row, i32 `[B, 1]`.
 fn greedy(loaded: &Loaded, hidden: &Array) -> Result<Array> {
-    Ok(last_logits(loaded, hidden)?.argmax(-1)?.astype(Dtype::I32)?)
+    Ok(sampling::argmax(&last_logits(loaded, hidden)?)?.astype(Dtype::I32)?)
 }
 
 const PROBE_BYTES: usize = 256 << 20;

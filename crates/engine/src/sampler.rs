@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 
-use mlx::{Array, Dtype, Key};
+use kernels::sampling::{self, Draw, Logprobs};
+use mlx::{Array, Dtype};
 use protocol::Sampling;
 
 use crate::Result;
@@ -50,17 +51,29 @@ impl Sampled {
 /// # Errors
 /// MLX refuses an operation.
 pub fn sample(logits: &Array, rows: &[Row<'_>]) -> Result<Sampled> {
-    let raw = logits.astype(Dtype::F32)?;
-    let vocab = raw.dim(-1);
-    let mut scores = penalized(&biased(&raw, rows)?, rows)?;
-    if rows.iter().any(|row| !row.sampling.is_greedy()) {
-        scores = tempered(&scores, rows)?;
-        scores = limited(&scores, rows)?;
-        scores = scores.add(&noise(rows, vocab)?)?;
+    let scores = penalized(&biased(logits, rows)?, rows)?;
+    let tokens = sampling::draw(&scores, &rows.iter().map(draw).collect::<Vec<_>>())?;
+    let Some(n) = rows.iter().filter_map(|row| row.top_logprobs).max() else {
+        return Ok(Sampled { tokens, logprobs: None, best: None });
+    };
+    let n = n.min(i32::MAX as u32) as i32;
+    let Logprobs { chosen, best } = sampling::logprobs(logits, &tokens, n)?;
+    Ok(Sampled { tokens, logprobs: Some(chosen), best })
+}
+
+/// What a row asks of its draw.
+fn draw(row: &Row<'_>) -> Draw {
+    let s = row.sampling;
+    if s.is_greedy() {
+        return Draw::GREEDY;
     }
-    let tokens = scores.argmax(-1)?;
-    let (logprobs, best) = logprobs(&raw, &tokens, rows)?;
-    Ok(Sampled { tokens, logprobs, best })
+    Draw {
+        temperature: s.temperature,
+        top_k: s.top_k,
+        top_p: s.top_p,
+        min_p: s.min_p,
+        key: mixed(s.seed, row.n_drawn),
+    }
 }
 
 /// One number per row as a column `[B, 1]`.
@@ -76,6 +89,7 @@ fn biased(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
     let row_ids = Array::arange(0.0, rows.len() as f64, 1.0, Dtype::U32)?.expand_dims(&[1])?;
     let row_ids = row_ids.broadcast_to(ids.shape())?;
     let updates = bias.expand_dims(&[2, 3])?;
+    let scores = scores.astype(Dtype::F32)?;
     Ok(scores.scatter_add(&[&row_ids, &ids], &updates, &[0, 1])?)
 }
 
@@ -84,6 +98,7 @@ fn penalized(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
     // Padding writes what the row's first entry writes; a row without entries writes what is there.
     let pad = |list: &[(u32, f32)]| list.first().copied().unwrap_or((0, 0.0));
     let Some((ids, count)) = ragged(&lists, pad)? else { return Ok(scores.clone()) };
+    let scores = scores.astype(Dtype::F32)?;
     let repetition = column(rows, |s| s.repetition_penalty)?;
     let presence = column(rows, |s| s.presence_penalty)?;
     let frequency = column(rows, |s| s.frequency_penalty)?;
@@ -137,103 +152,10 @@ fn ragged(
     Ok(Some((Array::from_slice(&ids, &shape)?, Array::from_slice(&numbers, &shape)?)))
 }
 
-/// Divides the distance to the best score by the temperature, greedy rows' by 1: a quotient of the
-/// scores themselves overflows when the temperature is tiny.
-fn tempered(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
-    // GPUs take numbers below the smallest normal one for 0.
-    let divisor =
-        |s: &Sampling| if s.is_greedy() { 1.0 } else { s.temperature.max(f32::MIN_POSITIVE) };
-    if rows.iter().all(|row| divisor(row.sampling) == 1.0) {
-        return Ok(scores.clone());
-    }
-    Ok(scores.sub(&scores.max_keep(&[-1])?)?.div(&column(rows, divisor)?)?)
-}
-
-/// Sets what top-k, top-p and min-p exclude to −∞. Each limit is a threshold on the scores.
-fn limited(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
-    let mut limits = Vec::new();
-    let sorts = |s: &Sampling| !s.is_greedy() && (s.top_k > 0 || s.top_p < 1.0);
-    if rows.iter().any(|row| sorts(row.sampling)) {
-        limits.push(rank_limit(scores, rows)?);
-    }
-    if rows.iter().any(|row| row.sampling.min_p > 0.0) {
-        let share = column(rows, |s| if s.is_greedy() { f32::NEG_INFINITY } else { s.min_p.ln() })?;
-        limits.push(scores.max_keep(&[-1])?.add(&share)?);
-    }
-    let out = Array::scalar(f32::NEG_INFINITY, Dtype::F32)?;
-    limits
-        .iter()
-        .try_fold(scores.clone(), |kept, limit| Ok(scores.ge(limit)?.select(&kept, &out)?))
-}
-
-/// The score `[B, 1]` of the last token that top-k and then top-p keep; −∞ for rows without either.
-fn rank_limit(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
-    let vocab = scores.dim(-1);
-    let k_of = |s: &Sampling| match s.top_k {
-        0 => vocab,
-        k => vocab.min(k.min(i32::MAX as u32) as i32),
-    };
-    // Sorting only as many as the largest k asks for; a row without k needs all of them.
-    let needs = |s: &Sampling| if s.is_greedy() { 1 } else { k_of(s) };
-    let width = rows.iter().map(|row| needs(row.sampling)).max().unwrap_or(vocab);
-    let best = if width < vocab { scores.topk(width, -1)? } else { scores.clone() };
-    let sorted = best.neg()?.sort(-1)?.neg()?; // [B, width], descending
-    let rank = Array::arange(0.0, f64::from(width), 1.0, Dtype::F32)?;
-    let in_k = rank.lt(&column(rows, |s| k_of(s) as f32)?)?;
-    let out = Array::scalar(f32::NEG_INFINITY, Dtype::F32)?;
-    let share = in_k.select(&sorted, &out)?.softmax(&[-1])?;
-    let before = share.cumsum_exclusive(-1)?;
-    let in_p =
-        before.lt(&column(rows, |s| if s.top_p < 1.0 { s.top_p } else { f32::INFINITY })?)?;
-    let kept = in_k.logical_and(&in_p)?.astype(Dtype::I32)?.sum_keep(&[-1])?;
-    let last = kept.sub(&Array::from_slice(&[1i32], &[])?)?;
-    let limit = sorted.take_along(&last, -1)?;
-    let has_limit =
-        column(
-            rows,
-            |s| if s.is_greedy() || (s.top_k == 0 && s.top_p >= 1.0) { 0.0 } else { 1.0 },
-        )?;
-    Ok(has_limit.gt(&Array::scalar(0.0, Dtype::F32)?)?.select(&limit, &out)?)
-}
-
-/// Gumbel noise `[B, V]`, each row from its own stream; zeros for greedy rows.
-fn noise(rows: &[Row<'_>], vocab: i32) -> Result<Array> {
-    let of_row = |row: &Row<'_>| -> Result<Array> {
-        if row.sampling.is_greedy() {
-            return Ok(Array::zeros(&[1, vocab], Dtype::F32)?);
-        }
-        let key = Key::from_seed(mixed(row.sampling.seed, row.n_drawn))?;
-        Ok(key.gumbel(&[1, vocab], Dtype::F32)?)
-    };
-    let list = rows.iter().map(of_row).collect::<Result<Vec<_>>>()?;
-    match &list[..] {
-        [one] => Ok(one.clone()),
-        many => Ok(mlx::concatenate(&many.iter().collect::<Vec<_>>(), 0)?),
-    }
-}
-
 /// The key of the n-th draw of a seed's stream (splitmix64's finaliser over both).
 fn mixed(seed: u64, n: u64) -> u64 {
     let mut z = seed.wrapping_add((n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-type Logprobs = (Option<Array>, Option<(Array, Array)>);
-
-fn logprobs(raw: &Array, tokens: &Array, rows: &[Row<'_>]) -> Result<Logprobs> {
-    let Some(n) = rows.iter().filter_map(|row| row.top_logprobs).max() else {
-        return Ok((None, None));
-    };
-    let normalized = raw.sub(&raw.log_sum_exp_keep(&[-1])?)?;
-    let chosen = normalized.take_along(&tokens.expand_dims(&[1])?, -1)?.squeeze(&[1])?;
-    let n = raw.dim(-1).min(n as i32);
-    if n == 0 {
-        return Ok((Some(chosen), None));
-    }
-    let order = normalized.neg()?.argpartition((n - 1).min(raw.dim(-1) - 1), -1)?;
-    let ids = order.slice_axis(-1, 0..n)?;
-    let values = normalized.take_along(&ids, -1)?;
-    Ok((Some(chosen), Some((ids, values))))
 }

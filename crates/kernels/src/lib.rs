@@ -5,14 +5,20 @@
 //! the CPU. Which form runs is decided by the backend and the shapes, never by the caller. A parity
 //! test holds every form against its twin. Nothing here knows a model.
 
+pub mod activation;
 pub mod causal_conv;
 mod cpu;
 mod cuda;
 pub mod dense;
+pub mod embedding;
 pub mod experts;
 pub mod gated_delta;
 mod input;
+pub mod norm;
+pub mod quantized;
+pub mod rope;
 pub mod router;
+pub mod sampling;
 
 pub use causal_conv::{CausalConv, Convolved};
 pub use cpu::set_threads;

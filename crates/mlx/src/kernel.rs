@@ -179,6 +179,16 @@ pub struct TensorRef<'a> {
 }
 
 impl<'a> TensorRef<'a> {
+    /// Memory as a tensor.
+    ///
+    /// # Panics
+    /// The bytes are not those of so many elements.
+    pub fn new(bytes: &'a [u8], shape: &'a [i32], dtype: Dtype) -> Self {
+        let n_elements = shape.iter().map(|n| *n as usize).product::<usize>();
+        assert!(bytes.len() == n_elements * dtype.size_bytes(), "bytes fit the shape");
+        Self { bytes, shape, dtype }
+    }
+
     /// The elements in row-major order.
     ///
     /// # Errors

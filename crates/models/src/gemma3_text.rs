@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use kernels::activation;
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::{Scope, Tensors, Weights};
@@ -56,8 +57,8 @@ impl GeGlu {
 
 impl FeedForward for GeGlu {
     fn forward(&self, x: &Array) -> Result<Array> {
-        let gate = self.gate_proj.forward(x)?.gelu_tanh()?;
-        self.down_proj.forward(&gate.mul(&self.up_proj.forward(x)?)?)
+        let (gate, up) = (self.gate_proj.forward(x)?, self.up_proj.forward(x)?);
+        self.down_proj.forward(&activation::geglu(&gate, &up)?)
     }
 }
 
@@ -79,8 +80,16 @@ impl Layer for Block {
 
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
         let mixed = self.self_attn.forward(&self.input_layernorm.forward(x)?, step, state)?;
-        let h = added(x, &self.post_attention_layernorm.forward(&mixed)?)?;
-        let mixed = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&h)?)?;
+        let mixed = self.post_attention_layernorm.forward(&mixed)?;
+        let norm = &self.pre_feedforward_layernorm;
+        let [h, normed] = if x.dtype() == Dtype::F16 {
+            let h = added(x, &mixed)?;
+            let normed = norm.forward(&h)?;
+            [h, normed]
+        } else {
+            norm.of_sum(x, &mixed)?
+        };
+        let mixed = self.mlp.forward(&normed)?;
         added(&h, &self.post_feedforward_layernorm.forward(&mixed)?)
     }
 }

@@ -5,8 +5,9 @@ mod pool;
 pub(crate) mod products;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
-use mlx::{Dtype, Element, TensorMut, TensorRef};
+use mlx::{Dtype, Element, StridedRef, TensorMut, TensorRef};
 
 pub use pool::set_threads;
 pub(crate) use pool::{each, n_threads};
@@ -32,6 +33,24 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// The elements from the first to the last one, and what lies between.
+    fn of_span(tensor: &StridedRef<'a>) -> Result<Self, Failure> {
+        let span = tensor.span();
+        match tensor.dtype {
+            Dtype::F32 => {
+                // SAFETY: any 4 bytes are an f32.
+                let (before, values, after) = unsafe { span.align_to::<f32>() };
+                if !before.is_empty() || !after.is_empty() {
+                    return Err("an f32 input is not aligned".to_owned());
+                }
+                Ok(Self::F32(values))
+            }
+            Dtype::Bf16 => Ok(Self::Bf16(span)),
+            Dtype::F16 => Ok(Self::F16(span)),
+            other => Err(format!("{other} is not converted")),
+        }
+    }
+
     /// Elements `start..` as f32, as many as `to` takes.
     #[inline(always)]
     pub(crate) fn read(&self, start: usize, to: &mut [f32]) {
@@ -53,6 +72,72 @@ impl<'a> Floats<'a> {
     }
 }
 
+/// A floating-point input, which may be a view of something larger, as rows along its last axis.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    values: Floats<'a>,
+    /// Sizes and strides of the axes before the last.
+    outer: (&'a [i32], &'a [i64]),
+    /// Elements of a row.
+    pub(crate) width: usize,
+    step: usize,
+    is_packed: bool,
+}
+
+impl<'a> Rows<'a> {
+    /// `tensor` must have an axis.
+    pub(crate) fn new(tensor: &StridedRef<'a>) -> Result<Self, Failure> {
+        let (shape, strides) = (tensor.shape, tensor.strides);
+        let [.., width] = shape else { return Err("a number has no rows".to_owned()) };
+        let mut packed = 1;
+        let is_packed = shape.iter().zip(strides).rev().all(|(&n, &stride)| {
+            let fits = n == 1 || stride == packed;
+            packed *= i64::from(n);
+            fits
+        });
+        let last = shape.len() - 1;
+        Ok(Self {
+            values: Floats::of_span(tensor)?,
+            outer: (&shape[..last], &strides[..last]),
+            width: *width as usize,
+            step: strides[last] as usize,
+            is_packed,
+        })
+    }
+
+    /// Elements `from..` of a row as f32, as many as `to` takes.
+    #[inline(always)]
+    pub(crate) fn read(&self, row: usize, from: usize, to: &mut [f32]) {
+        let begin = if self.is_packed { row * self.width } else { self.begin(row) };
+        if self.step == 1 || self.is_packed {
+            return self.values.read(begin + from, to);
+        }
+        for (i, to) in to.iter_mut().enumerate() {
+            self.values.read(begin + (from + i) * self.step, std::slice::from_mut(to));
+        }
+    }
+
+    /// Where a row begins.
+    fn begin(&self, row: usize) -> usize {
+        let (mut rest, mut begin) = (row, 0);
+        for (&n, &stride) in self.outer.0.iter().zip(self.outer.1).rev() {
+            begin += rest % n as usize * stride as usize;
+            rest /= n as usize;
+        }
+        begin
+    }
+}
+
+/// Elements that one task takes: fewer take less time than waking a thread.
+const TASK_ELEMENTS: usize = 1 << 14;
+
+/// Calls `task` with parts of `n` rows that cost as much as `width` elements each. Few elements are
+/// left to the calling thread.
+pub(crate) fn each_rows(n: usize, width: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
+    let rows = (TASK_ELEMENTS / width.max(1)).max(1);
+    each(n.div_ceil(rows), &|i| task(i * rows..n.min((i + 1) * rows)));
+}
+
 /// The value of an f16. Shifted into place its exponent is 112 too small, also where it is
 /// subnormal.
 #[inline(always)]
@@ -72,17 +157,32 @@ pub(crate) fn bf16_bits(x: f32) -> u16 {
     (if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }) as u16
 }
 
-/// Rounds to f16, halves to even; NaN stays NaN.
+/// Rounds to f16, halves to even; what is too large becomes infinite, NaN stays NaN.
 #[inline(always)]
 pub(crate) fn f16_bits(x: f32) -> u16 {
     let magnitude = x.to_bits() & 0x7fff_ffff;
+    let sign = (x.to_bits() >> 16) as u16 & 0x8000;
+    // The exponent is 112 too large. Where the result is subnormal, adding ½ puts the last bit that
+    // it has in the last place, which rounds.
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + ((magnitude >> 13) & 1));
-    // The last place of 0.5 is worth as much as that of a subnormal f16: the sum rounds.
     let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
-    let small = if magnitude < 0x3880_0000 { subnormal } else { normal >> 13 };
-    let finite = if magnitude < 0x477f_f000 { small } else { 0x7c00 };
-    let value = if magnitude > 0x7f80_0000 { 0x7e00 } else { finite };
-    (value | ((x.to_bits() >> 16) & 0x8000)) as u16
+    let finite = if magnitude < 113 << 23 { subnormal } else { normal >> 13 };
+    let nan = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+    // From 65520 on the nearest is infinity.
+    let bits = if magnitude < 0x477f_f000 { finite } else { nan };
+    bits as u16 | sign
+}
+
+/// Rounds to a dtype: f32, bf16 or f16.
+#[inline(always)]
+pub(crate) fn round_to(dtype: Dtype, values: &mut [f32]) {
+    match dtype {
+        Dtype::Bf16 => {
+            values.iter_mut().for_each(|x| *x = f32::from_bits(u32::from(bf16_bits(*x)) << 16));
+        }
+        Dtype::F16 => values.iter_mut().for_each(|x| *x = from_f16(f16_bits(*x))),
+        _ => {}
+    }
 }
 
 /// An output of which every task writes parts of its own.
@@ -119,7 +219,7 @@ impl<'a> Parts<'a> {
     /// No other task reads or writes these elements.
     #[inline(always)]
     pub(crate) unsafe fn write(&self, start: usize, values: &[f32]) {
-        if self.dtype.size_bytes() == 4 {
+        if !matches!(self.dtype, Dtype::Bf16 | Dtype::F16) {
             // SAFETY: the caller's promise.
             unsafe { self.slice::<f32>(start, values.len()) }.copy_from_slice(values);
             return;
@@ -264,28 +364,22 @@ mod tests {
     }
 
     #[test]
-    fn f16_rounds_to_the_nearest_and_halves_to_even() {
-        for bits in 0..0x8000u16 {
-            let value = from_f16(bits);
-            if value.is_nan() {
-                assert!(from_f16(f16_bits(value)).is_nan());
-                continue;
-            }
-            assert_eq!(f16_bits(value), bits, "{value}");
-            assert_eq!(f16_bits(-value), bits | 0x8000, "{value}");
-            // Halfway to the next lies a tie, which is even; beyond it, the next.
-            if bits < 0x7bff {
-                let next = from_f16(bits + 1);
-                let middle = (value + next) / 2.0;
-                assert_eq!(f16_bits(middle), bits + (bits & 1), "{middle}");
-                let beyond = f32::from_bits(middle.to_bits() + 1);
-                assert_eq!(f16_bits(beyond), bits + 1, "{beyond}");
-            }
+    fn every_f16_is_written_as_it_was_read_and_halves_round_to_even() {
+        for bits in (0..=0x7c00u16).chain(0x8000..=0xfc00) {
+            assert_eq!(f16_bits(from_f16(bits)), bits, "{bits:#x}");
         }
-        assert_eq!(f16_bits(65519.9), 0x7bff);
-        assert_eq!(f16_bits(65520.0), 0x7c00);
-        assert_eq!(f16_bits(f32::MAX), 0x7c00);
-        assert_eq!(f16_bits(1e-30), 0);
+        // Between two neighbours: the half goes to the even one, what is beside it to the nearer.
+        for bits in 0..0x7bffu16 {
+            let half = (f64::from(from_f16(bits)) + f64::from(from_f16(bits + 1))) / 2.0;
+            let half = half as f32;
+            assert_eq!(f16_bits(half), bits + (bits & 1), "{bits:#x}");
+            assert_eq!(f16_bits(half.next_down()), bits, "{bits:#x}");
+            assert_eq!(f16_bits(-half.next_up()), 0x8000 | (bits + 1), "{bits:#x}");
+        }
+        for (value, bits) in [(65519.0f32, 0x7bff), (65520.0, 0x7c00), (-1e30, 0xfc00)] {
+            assert_eq!(f16_bits(value), bits, "{value}");
+        }
+        assert!(from_f16(f16_bits(f32::NAN)).is_nan());
     }
 
     #[test]

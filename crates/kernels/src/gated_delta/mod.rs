@@ -15,6 +15,8 @@
 //! | `steps.cu` | CUDA, few steps | step by step, the state in registers |
 //! | `chunks.cu` | CUDA, many steps | 64 steps at once on tensor cores |
 //!
+//! [`gates`] makes the rule's decay and β of what a layer projects, on the CPU in one node.
+//!
 //! States and sums are f32 in every form. On CUDA, products of 16-bit inputs in `chunks.cu` round
 //! what is not an input to tf32; everything else is f32 throughout. Results of the step-by-step
 //! forms do not depend on where a sequence is split, those of the chunked ones do, by rounding.
@@ -22,11 +24,14 @@
 mod chunked;
 mod cpu;
 mod cuda;
+mod gates;
 mod twin;
 
 use mlx::{Array, Backend, Device, Dtype, Result, concatenate};
 
 use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
+
+pub use gates::{Gates, gates, gates_reference};
 
 const OP: &str = "gated_delta";
 

@@ -1,9 +1,10 @@
 //! The gated delta rule: every form against the step-by-step twin.
 
+use kernels::gated_delta::{gates, gates_reference};
 use kernels::{GatedDelta, Updated};
 use mlx::{Array, Dtype, Result};
 
-use crate::{Values, bound, close, device};
+use crate::{Values, bound, close, close_to_f64, device, doubles};
 
 /// A form under test.
 type Form = fn(&GatedDelta<'_>, &[i32]) -> Result<Updated>;
@@ -435,5 +436,56 @@ fn bad_inputs_are_refused_with_a_reason() {
             let message = form(&rule, capture).unwrap_err().to_string();
             assert!(message.contains(reason), "{what}: {message}");
         }
+    }
+}
+
+#[test]
+fn gates_agree_with_the_twin_and_with_f64() {
+    let _device = device();
+    for (shape, dtype) in [[1, 1, 32], [3, 7, 5], [2, 300, 48]]
+        .into_iter()
+        .flat_map(|s| [Dtype::F32, Dtype::Bf16, Dtype::F16].map(|d| (s, d)))
+    {
+        let mut values = Values(shape[1] as u64);
+        // Both lie in one projection, as in layers where they come from one matrix.
+        let wide = [shape[0], shape[1], 2 * shape[2]];
+        let both = values.array(&wide, |x| 9.0 * x).astype(dtype).unwrap();
+        let a = both.slice_axis(2, 0..shape[2]).unwrap();
+        let b = both.slice_axis(2, shape[2]..2 * shape[2]).unwrap();
+        let dt_bias = values.array(&[shape[2]], |x| 3.0 * x);
+        let decay = values.array(&[shape[2]], |x| -1.5 - x);
+        let found = gates(&a, &b, &dt_bias, &decay).unwrap();
+        let twin = gates_reference(&a, &b, &dt_bias, &decay).unwrap();
+        let near = if dtype == Dtype::F32 { 1e-6 } else { bound(dtype) };
+        close("decay", &found.log_decay, &twin.log_decay, 1e-6);
+        close("beta", &found.beta, &twin.beta, near);
+        let (bias, decay) = (doubles(&dt_bias), doubles(&decay));
+        let softplus =
+            |(i, a): (usize, f64)| (a + bias[i % bias.len()]).exp().ln_1p() * decay[i % bias.len()];
+        let wanted = doubles(&a).into_iter().enumerate().map(softplus).collect::<Vec<_>>();
+        close_to_f64("decay", &found.log_decay, &wanted, 1e-6);
+        let wanted = doubles(&b).into_iter().map(|b| 1.0 / (1.0 + (-b).exp())).collect::<Vec<_>>();
+        close_to_f64("beta", &found.beta, &wanted, 1e-6);
+    }
+}
+
+#[test]
+fn gates_of_bad_inputs_are_refused_with_a_reason() {
+    let _device = device();
+    let zeros = |shape: &[i32], dtype| Array::zeros(shape, dtype).unwrap();
+    let (a, list) = (zeros(&[2, 3, 4], Dtype::F32), zeros(&[4], Dtype::F32));
+    let (ints, half) = (zeros(&[2, 3, 4], Dtype::I32), zeros(&[4], Dtype::Bf16));
+    let (wide, none) = (zeros(&[2, 3, 5], Dtype::F32), zeros(&[2, 0, 4], Dtype::F32));
+    for (found, reason) in [
+        (gates(&list, &a, &list, &list), "a must have 3 dimensions"),
+        (gates(&ints, &a, &list, &list), "a must be f32, f16 or bf16"),
+        (gates(&a, &ints, &list, &list), "b must be f32, f16 or bf16"),
+        (gates(&a, &wide, &list, &list), "b must have shape [2, 3, 4]"),
+        (gates(&wide, &wide, &list, &list), "dt_bias must have shape [5]"),
+        (gates(&a, &a, &list, &half), "decay must be f32"),
+        (gates(&none, &none, &list, &list), "no dimension of a may be 0"),
+    ] {
+        let message = found.unwrap_err().to_string();
+        assert!(message.contains(reason), "{message}");
     }
 }

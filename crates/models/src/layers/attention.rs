@@ -3,10 +3,11 @@
 
 use std::rc::Rc;
 
+use kernels::activation;
 use mlx::{Array, Attend};
 
 use crate::checkpoint::Scope;
-use crate::layers::{Linear, Mixer, RmsNorm, Rope, Sizes};
+use crate::layers::{HeadsIn, Linear, Mixer, RmsNorm, Rope, Sizes};
 use crate::state::{KvState, LayerState};
 use crate::{Result, Step};
 
@@ -118,17 +119,21 @@ impl Attention {
         Ok(split.swap_axes(1, 2)?)
     }
 
-    /// `[B, L, H·D]`, or `[B, L, H·2D]` with a gate → queries `[B, H, L, D]` and the gate
-    /// `[B, L, H·D]`.
-    fn queries(&self, x: &Array) -> Result<(Array, Option<Array>)> {
+    /// The heads of a projection to `n` of them, whatever stands behind each.
+    fn heads_in<'a>(&self, x: &'a Array, n: i32, norm: &'a Option<RmsNorm>) -> HeadsIn<'a> {
+        let head_dim = self.config.head_dim;
+        HeadsIn { x, n_heads: n, begin: 0, head_dim, norm: norm.as_ref() }
+    }
+
+    /// The gates `[B, L, H, D]` that stand behind the queries `[B, L, H·2D]`, if there are any.
+    fn gate(&self, queries: &Array) -> Result<Option<Array>> {
         let c = &self.config;
         if !c.gate {
-            return Ok((self.heads(x, c.n_heads)?, None));
+            return Ok(None);
         }
-        let pairs = x.reshape(&[x.dim(0), x.dim(1), c.n_heads, 2 * c.head_dim])?;
-        let q = pairs.slice_axis(3, 0..c.head_dim)?.swap_axes(1, 2)?;
-        let gate = pairs.slice_axis(3, c.head_dim..2 * c.head_dim)?;
-        Ok((q, Some(gate.reshape(&[x.dim(0), x.dim(1), -1])?)))
+        let (rows, n) = (queries.dim(0), queries.dim(1));
+        let pairs = queries.reshape(&[rows, n, c.n_heads, 2 * c.head_dim])?;
+        Ok(Some(pairs.slice_axis(3, c.head_dim..2 * c.head_dim)?))
     }
 
     fn attend(&self, q: &Array, keys: &Array, values: &Array, step: &Step) -> Result<Array> {
@@ -168,25 +173,18 @@ impl Mixer for Attention {
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
         let LayerState::Kv(kv) = state else { unreachable!("an attention layer's own state") };
         let c = &self.config;
-        let (q, gate) = self.queries(&self.q_proj.forward(x)?)?; // [B, H, L, D]
-        let k = self.heads(&self.k_proj.forward(x)?, c.n_kv_heads)?; // [B, K, L, D]
-        let v = self.heads(&self.v_proj.forward(x)?, c.n_kv_heads)?;
-        let q = self.rope.queries(&normed(&self.q_norm, q)?, step)?;
-        let k = self.rope.keys(&normed(&self.k_norm, k)?, step)?;
+        let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let gate = self.gate(&q)?;
+        let q = self.rope.queries(&self.heads_in(&q, c.n_heads, &self.q_norm), step)?;
+        let k = self.rope.keys(&self.heads_in(&k, c.n_kv_heads, &self.k_norm), step)?;
+        let v = self.heads(&v, c.n_kv_heads)?; // [B, K, L, D]
 
         let [keys, values] = kv.append([&k, &v], step)?; // [B, K, T, D]
         let out = self.attend(&q, &keys, &values, step)?;
         let out = out.swap_axes(1, 2)?.reshape(&[x.dim(0), x.dim(1), c.n_heads * c.head_dim])?;
         self.o_proj.forward(&match gate {
-            Some(gate) => out.mul(&gate.sigmoid()?)?,
+            Some(gate) => activation::sigmoid_gated(&out, &gate)?,
             None => out,
         })
-    }
-}
-
-fn normed(norm: &Option<RmsNorm>, x: Array) -> Result<Array> {
-    match norm {
-        Some(norm) => norm.forward(&x),
-        None => Ok(x),
     }
 }

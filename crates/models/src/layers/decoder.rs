@@ -83,8 +83,9 @@ impl Layer for Block {
     }
 
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
-        let h = x.add(&self.mixer.forward(&self.input_layernorm.forward(x)?, step, state)?)?;
-        Ok(h.add(&self.mlp.forward(&self.post_attention_layernorm.forward(&h)?)?)?)
+        let mixed = self.mixer.forward(&self.input_layernorm.forward(x)?, step, state)?;
+        let [h, normed] = self.post_attention_layernorm.of_sum(x, &mixed)?;
+        Ok(h.add(&self.mlp.forward(&normed)?)?)
     }
 }
 

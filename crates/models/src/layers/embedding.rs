@@ -1,5 +1,6 @@
 //! Token embeddings, which may serve as the output head too.
 
+use kernels::embedding;
 use mlx::{Array, Dtype, Quantized};
 
 use crate::Result;
@@ -19,7 +20,7 @@ impl Embedding {
     pub fn forward(&self, tokens: &Array) -> Result<Array> {
         Ok(match self {
             Embedding::Dense(table) => table.take(tokens, 0)?,
-            Embedding::Quantized(table, _, dtype) => table.take_rows(tokens)?.dequantize(*dtype)?,
+            Embedding::Quantized(table, _, dtype) => embedding::rows(table, tokens, *dtype)?,
         })
     }
 

@@ -6,8 +6,9 @@
 //! h / (Hv/Hk). C = 2·Hk·Dk + Hv·Dv channels pass a causal depthwise convolution over Kc tokens.
 
 use kernels::causal_conv::CausalConv;
-use kernels::gated_delta::GatedDelta;
-use mlx::{Array, Dtype};
+use kernels::gated_delta::{GatedDelta, Gates, gates};
+use kernels::norm;
+use mlx::Array;
 
 use crate::checkpoint::Scope;
 use crate::layers::{Linear, Mixer, RmsNorm, Sizes};
@@ -155,16 +156,7 @@ impl GatedDeltaNet {
     /// Heads of q or k `[B, L, Hk, Dk]` of length 1 (up to ε), times `factor`.
     fn unit(&self, heads: &Array, factor: f32) -> Result<Array> {
         let dims = self.config.key_dim as f32;
-        let unit = heads.rms_norm(None, L2_EPS / dims)?;
-        Ok(unit.scale(factor / dims.sqrt())?)
-    }
-
-    /// ln of the decay and β, `[B, L, Hv]` in f32.
-    fn gates(&self, x: &Array) -> Result<(Array, Array)> {
-        let a = self.in_proj_a.forward(x)?.astype(Dtype::F32)?.add(&self.dt_bias)?;
-        let softplus = a.log_add_exp(&Array::scalar(0.0, Dtype::F32)?)?;
-        let beta = self.in_proj_b.forward(x)?.sigmoid()?.astype(Dtype::F32)?;
-        Ok((softplus.mul(&self.decay)?, beta))
+        Ok(norm::unit(heads, L2_EPS / dims, factor / dims.sqrt())?)
     }
 }
 
@@ -190,13 +182,15 @@ impl Mixer for GatedDeltaNet {
         };
         let c = &self.config;
         let (rows, n) = (x.dim(0), x.dim(1));
-        let u = self.convolve(&self.in_proj_qkv.forward(x)?, step, state)?;
+        let layers = [&self.in_proj_qkv, &self.in_proj_z, &self.in_proj_b, &self.in_proj_a];
+        let [qkv, z, b, a] = Linear::forward_all(layers, x)?;
+        let u = self.convolve(&qkv, step, state)?;
         let parts = u.split_at(&[c.keys_width(), 2 * c.keys_width()], -1)?;
         let keys = |i: usize| parts[i].reshape(&[rows, n, c.n_key_heads, c.key_dim]);
         let q = self.unit(&keys(0)?, 1.0 / (c.key_dim as f32).sqrt())?;
         let k = self.unit(&keys(1)?, 1.0)?;
         let v = parts[2].reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
-        let (log_decay, beta) = self.gates(x)?;
+        let Gates { log_decay, beta } = gates(&a, &b, &self.dt_bias, &self.decay)?;
         let rule = GatedDelta {
             q: &q,
             k: &k,
@@ -208,9 +202,8 @@ impl Mixer for GatedDeltaNet {
         };
         let updated = rule.update(&[])?;
         state.state = Some(updated.state);
-        let z = self.in_proj_z.forward(x)?.reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
-        let y = self.norm.forward(&updated.out)?.astype(Dtype::F32)?;
-        let y = y.mul(&z.astype(Dtype::F32)?.silu()?)?.astype(x.dtype())?;
+        let z = z.reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
+        let y = self.norm.gated(&updated.out, &z)?.astype(x.dtype())?;
         self.out_proj.forward(&y.reshape(&[rows, n, c.values_width()])?)
     }
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use mlx::{Array, Attend};
 
 use crate::checkpoint::Scope;
-use crate::layers::{Linear, Mixer, PerHead, RmsNorm, Rope, Sizes};
+use crate::layers::{HeadsIn, Linear, Mixer, PerHead, RmsNorm, Rope, Sizes};
 use crate::state::{KvState, LayerState};
 use crate::{Result, Step};
 
@@ -170,18 +170,22 @@ impl Mixer for LatentAttention {
         let LayerState::Kv(cache) = state else { unreachable!("an attention layer's own state") };
         let c = &self.config;
         let (rows, n) = (x.dim(0), x.dim(1));
-        let q = self.queries.forward(x)?.reshape(&[rows, n, c.n_heads, c.nope + c.rope])?;
-        let q = q.swap_axes(1, 2)?; // [B, H, L, N + R]
-        let q_n = q.slice_axis(3, 0..c.nope)?;
+        let q = self.queries.forward(x)?;
+        let turns =
+            HeadsIn { x: &q, n_heads: c.n_heads, begin: c.nope, head_dim: c.rope, norm: None };
         // The factor that yarn has for turned dims: on the queries alone, squared.
-        let q_r = self.rope.queries(&q.slice_axis(3, c.nope..c.nope + c.rope)?, step)?;
+        let q_r = self.rope.queries(&turns, step)?; // [B, H, L, R]
         let q_r =
             if self.rope.logit_factor == 1.0 { q_r } else { q_r.scale(self.rope.logit_factor)? };
+        let q = q.reshape(&[rows, n, c.n_heads, c.nope + c.rope])?.swap_axes(1, 2)?;
+        let q_n = q.slice_axis(3, 0..c.nope)?; // [B, H, L, N]
 
-        let latent = self.kv_a_proj_with_mqa.forward(x)?.expand_dims(&[1])?; // [B, 1, L, C + R]
-        let compressed = self.kv_a_layernorm.forward(&latent.slice_axis(3, 0..c.kv_lora_rank)?)?;
-        let k_r = latent.slice_axis(3, c.kv_lora_rank..c.kv_lora_rank + c.rope)?;
-        let new = mlx::concatenate(&[&compressed, &self.rope.keys(&k_r, step)?], -1)?;
+        let latent = self.kv_a_proj_with_mqa.forward(x)?; // [B, L, C + R]
+        let compressed = self.kv_a_layernorm.forward(&latent.slice_axis(2, 0..c.kv_lora_rank)?)?;
+        let (begin, head_dim) = (c.kv_lora_rank, c.rope);
+        let k_r = HeadsIn { x: &latent, n_heads: 1, begin, head_dim, norm: None };
+        let k_r = self.rope.keys(&k_r, step)?; // [B, 1, L, R]
+        let new = mlx::concatenate(&[&compressed.expand_dims(&[1])?, &k_r], -1)?;
         let [kv] = cache.append([&new], step)?; // [B, 1, T, C + R]
 
         let out = match c.expands(n, step.position + step.n_tokens) {

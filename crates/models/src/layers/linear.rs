@@ -1,7 +1,7 @@
 //! y = x Wᵀ + b, with W `[out, in]` in floats or quantized.
 
-use kernels::{dense, experts};
-use mlx::{Array, Dtype, Gathered, Key, Quantized};
+use kernels::{activation, dense, experts, quantized};
+use mlx::{Array, Dtype, Key, Quantized};
 
 use crate::Result;
 
@@ -17,7 +17,7 @@ pub enum Matrix {
 /// How a quantized matrix is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Product {
-    /// By MLX's quantized product.
+    /// By the device's quantized product.
     Fused,
     /// Dequantized first: the slow twin, for forms that the device's fused product gets wrong.
     Expanded,
@@ -29,11 +29,16 @@ const PROOF_ROWS: [i32; 6] = [1, 16, 32, 64, 128, 256];
 impl Product {
     /// x Wᵀ in the dtype of x: wider scales must not widen the rest of the model.
     fn apply(self, x: &Array, weight: &Quantized) -> Result<Array> {
-        let y = match self {
-            Product::Fused => x.quantized_matmul(weight)?,
-            Product::Expanded => x.matmul(&weight.dequantize(x.dtype())?.swap_axes(-1, -2)?)?,
-        };
-        Ok(y.astype(x.dtype())?)
+        match self {
+            Product::Fused if weight.weight.n_dims() == 2 => {
+                Ok(only(quantized::products(x, &[weight])?))
+            }
+            Product::Fused => Ok(quantized::batched(x, weight)?),
+            Product::Expanded => {
+                let floats = weight.dequantize(x.dtype())?.swap_axes(-1, -2)?;
+                Ok(x.matmul(&floats)?.astype(x.dtype())?)
+            }
+        }
     }
 
     /// Fused if the device's products of `weight` `[.., out, in]` are those of the dequantized
@@ -92,13 +97,10 @@ impl Product {
         which: &Array,
         sorted: bool,
     ) -> Result<Array> {
-        let y = match self {
-            Product::Fused => {
-                x.gather_qmm(stack, Gathered { lhs: None, rhs: Some(which), sorted })?
-            }
+        Ok(match self {
+            Product::Fused => quantized::chosen(x, stack, which, sorted)?,
             Product::Expanded => experts::product(x, &stack.dequantize(x.dtype())?, which, sorted)?,
-        };
-        Ok(y.astype(x.dtype())?)
+        })
     }
 }
 
@@ -112,7 +114,19 @@ fn agree(a: &Array, b: &Array) -> Result<bool> {
     Ok(distance <= tolerance * size)
 }
 
+fn only<T>(list: Vec<T>) -> T {
+    list.into_iter().next().expect("one product for one matrix")
+}
+
 impl Matrix {
+    /// The codes, if the device multiplies with them as they are.
+    fn codes(&self) -> Option<&Quantized> {
+        match self {
+            Matrix::Quantized(weight, Product::Fused) => Some(weight),
+            _ => None,
+        }
+    }
+
     /// `[.., in]` → `[.., out]` in the dtype of x.
     pub fn apply(&self, x: &Array) -> Result<Array> {
         match self {
@@ -143,6 +157,22 @@ impl Stack {
             Some(bias) => y.add(&bias.take(which, 0)?.expand_dims(&[-2])?)?,
             None => y,
         })
+    }
+
+    /// silu(gate x) ⊙ up x of the layers `which`, as [`Stack::forward`] takes x and `which`.
+    pub fn swiglu(
+        gate: &Stack,
+        up: &Stack,
+        x: &Array,
+        which: &Array,
+        sorted: bool,
+    ) -> Result<Array> {
+        let plain = gate.bias.is_none() && up.bias.is_none();
+        if let (true, Some(gate), Some(up)) = (plain, gate.weight.codes(), up.weight.codes()) {
+            return Ok(quantized::chosen_swiglu(x, gate, up, which, sorted)?);
+        }
+        let gate = gate.forward(x, which, sorted)?;
+        Ok(activation::swiglu(&gate, &up.forward(x, which, sorted)?)?)
     }
 }
 
@@ -192,7 +222,31 @@ pub struct Linear {
 impl Linear {
     /// `[.., in]` → `[.., out]`.
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        let y = self.weight.apply(x)?;
+        self.biased(self.weight.apply(x)?)
+    }
+
+    /// Several layers of one input: together where they are quantized.
+    pub fn forward_all<const N: usize>(layers: [&Linear; N], x: &Array) -> Result<[Array; N]> {
+        let codes = layers.iter().filter_map(|l| l.weight.codes()).collect::<Vec<_>>();
+        let made = if codes.len() == N {
+            let made = quantized::products(x, &codes)?.into_iter().zip(layers);
+            made.map(|(y, layer)| layer.biased(y)).collect::<Result<Vec<_>>>()?
+        } else {
+            layers.iter().map(|layer| layer.forward(x)).collect::<Result<Vec<_>>>()?
+        };
+        Ok(made.try_into().expect("one output for each layer"))
+    }
+
+    /// silu(gate x) ⊙ up x.
+    pub fn swiglu(gate: &Linear, up: &Linear, x: &Array) -> Result<Array> {
+        let plain = gate.bias.is_none() && up.bias.is_none();
+        if let (true, Some(gate), Some(up)) = (plain, gate.weight.codes(), up.weight.codes()) {
+            return Ok(quantized::swiglu(x, gate, up)?);
+        }
+        Ok(activation::swiglu(&gate.forward(x)?, &up.forward(x)?)?)
+    }
+
+    fn biased(&self, y: Array) -> Result<Array> {
         Ok(match &self.bias {
             Some(bias) => y.add(bias)?,
             None => y,

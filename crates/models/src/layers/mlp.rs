@@ -32,7 +32,6 @@ impl SwiGlu {
 
 impl FeedForward for SwiGlu {
     fn forward(&self, x: &Array) -> Result<Array> {
-        let gate = self.gate_proj.forward(x)?.silu()?;
-        self.down_proj.forward(&gate.mul(&self.up_proj.forward(x)?)?)
+        self.down_proj.forward(&Linear::swiglu(&self.gate_proj, &self.up_proj, x)?)
     }
 }

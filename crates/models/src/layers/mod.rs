@@ -24,4 +24,4 @@ pub use linear::{Linear, Matrix, PerHead, Product, Stack};
 pub use mlp::SwiGlu;
 pub use moe::{Activation, Experts, ExpertsConfig, Moe, Router, SharedExpert};
 pub use norm::RmsNorm;
-pub use rope::{Rope, RopeConfig, RopeKind};
+pub use rope::{HeadsIn, Rope, RopeConfig, RopeKind};

@@ -1,7 +1,7 @@
 //! Experts: a router chooses a few of many feed-forward blocks for each token. N tokens · E hidden
 //! · I width of an expert · k experts per token.
 
-use kernels::{dense, router};
+use kernels::{activation, dense, router};
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::{Scope, StackSizes};
@@ -85,13 +85,9 @@ pub enum Activation {
 impl Activation {
     fn apply(self, gate: &Array, up: &Array) -> Result<Array> {
         match self {
-            Activation::SwiGlu => Ok(gate.silu()?.mul(up)?),
+            Activation::SwiGlu => Ok(activation::swiglu(gate, up)?),
             Activation::ClampedSwiGlu { alpha, limit } => {
-                let (low, high) =
-                    (Array::scalar(-limit, up.dtype())?, Array::scalar(limit, up.dtype())?);
-                let gate = gate.clip(None, Some(&high))?;
-                let up = up.clip(Some(&low), Some(&high))?;
-                Ok(up.offset(1.0)?.mul(&gate.mul(&gate.scale(alpha)?.sigmoid()?)?)?)
+                Ok(activation::clamped_swiglu(gate, up, alpha, limit)?)
             }
         }
     }
@@ -191,9 +187,14 @@ impl Experts {
     }
 
     fn run(&self, x: &Array, which: &Array, sorted: bool) -> Result<Array> {
-        let gate = self.gate_proj.forward(x, which, sorted)?;
-        let up = self.up_proj.forward(x, which, sorted)?;
-        self.down_proj.forward(&self.activation.apply(&gate, &up)?, which, sorted)
+        let (gate, up) = (&self.gate_proj, &self.up_proj);
+        let inner = match self.activation {
+            Activation::SwiGlu => Stack::swiglu(gate, up, x, which, sorted)?,
+            clamped => {
+                clamped.apply(&gate.forward(x, which, sorted)?, &up.forward(x, which, sorted)?)?
+            }
+        };
+        self.down_proj.forward(&inner, which, sorted)
     }
 }
 

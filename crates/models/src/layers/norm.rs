@@ -1,5 +1,6 @@
 //! Root-mean-square norm.
 
+use kernels::norm;
 use mlx::Array;
 
 use crate::Result;
@@ -16,6 +17,17 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// Over the last axis, in the dtype of x: a wider weight must not widen the rest of the model.
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        Ok(x.rms_norm(Some(&self.weight), self.eps)?.astype(x.dtype())?)
+        Ok(norm::rms_norm(x, Some(&self.weight), self.eps)?)
+    }
+
+    /// h = x + y, and the norm of h.
+    pub fn of_sum(&self, x: &Array, y: &Array) -> Result<[Array; 2]> {
+        let added = norm::add_rms_norm(x, y, Some(&self.weight), self.eps)?;
+        Ok([added.sum, added.normed])
+    }
+
+    /// The norm of x, times silu(gate).
+    pub fn gated(&self, x: &Array, gate: &Array) -> Result<Array> {
+        Ok(norm::gated_rms_norm(x, gate, Some(&self.weight), self.eps)?)
     }
 }

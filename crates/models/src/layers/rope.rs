@@ -1,14 +1,15 @@
 //! Rotary position embedding in all its kinds: which frequencies turn the pairs of a head.
 //!
-//! Formulas: transformers 5.23 `modeling_rope_utils.py`. Frequencies are computed in f64 and handed
-//! to MLX as reciprocals. The kinds whose frequencies depend on the length (dynamic, longrope)
-//! choose once per load, for a stated length: keys in a shared cache must not depend on the length
-//! of the request that wrote them.
+//! Formulas: transformers 5.23 `modeling_rope_utils.py`. Frequencies are computed in f64. The kinds
+//! whose frequencies depend on the length (dynamic, longrope) choose once per load, for a stated
+//! length: keys in a shared cache must not depend on the length of the request that wrote them.
 
 use std::f64::consts::PI;
 
+use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
 use mlx::Array;
 
+use crate::layers::RmsNorm;
 use crate::{Error, Result, Step};
 
 /// What config.json says of the rotary embedding.
@@ -60,12 +61,27 @@ pub enum RopeKind {
 /// A rotary embedding ready to apply.
 #[derive(Debug)]
 pub struct Rope {
-    rope: mlx::Rope,
+    keys: Rotation,
+    /// Where part of a head turns, logits get their factor from the queries alone.
+    queries: Rotation,
     /// What the logits of attention are multiplied by, where the whole head turns: the square of
     /// the factor on the rotated q and k.
     pub logit_factor: f32,
-    /// The same for partly turned heads: `[D]`, on queries alone, 1 where nothing turns.
-    query_factors: Option<Array>,
+}
+
+/// Heads within a projection's output.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadsIn<'a> {
+    /// `[B, L, n·G]`, a group of G elements for each head.
+    pub x: &'a Array,
+    /// n.
+    pub n_heads: i32,
+    /// Where in its group a head begins.
+    pub begin: i32,
+    /// D.
+    pub head_dim: i32,
+    /// Over each head, before it turns.
+    pub norm: Option<&'a RmsNorm>,
 }
 
 impl Rope {
@@ -81,39 +97,42 @@ impl Rope {
             return Err(Error::config("partial_rotary_factor", reason));
         }
         let (frequencies, magnitude) = frequencies(config, dims as usize, tokens)?;
-        let freqs = match config.kind {
-            RopeKind::Default => None,
-            _ => {
-                let reciprocals = frequencies.iter().map(|f| (1.0 / f) as f32).collect::<Vec<_>>();
-                Some(Array::from_slice(&reciprocals, &[dims / 2])?)
-            }
+        let keys = match config.kind {
+            RopeKind::Default => Rotation::powers(config.theta, dims, traditional)?,
+            _ => Rotation::frequencies(&frequencies, traditional)?,
         };
-        let rope = mlx::Rope { dims, traditional, base: config.theta as f32, scale: 1.0, freqs };
         let squared = (magnitude * magnitude) as f32;
         if dims == head_dim || magnitude == 1.0 {
-            return Ok(Self { rope, logit_factor: squared, query_factors: None });
+            return Ok(Self { queries: keys.clone(), keys, logit_factor: squared });
         }
-        let factors = (0..head_dim).map(|i| if i < dims { squared } else { 1.0 });
-        let factors = Array::from_slice(&factors.collect::<Vec<_>>(), &[head_dim])?;
-        Ok(Self { rope, logit_factor: 1.0, query_factors: Some(factors) })
+        Ok(Self { queries: keys.magnified(squared, head_dim)?, keys, logit_factor: 1.0 })
     }
 
-    /// Turns keys `x` `[B, H, L, D]` to where the step stands.
-    pub fn keys(&self, x: &Array, step: &Step) -> Result<Array> {
-        Ok(match step.row_positions() {
-            None => x.rope(&self.rope, step.position)?,
-            Some(positions) => x.rope_rows(&self.rope, positions)?,
-        })
+    /// Keys `[B, n, L, D]`, turned to where the step stands.
+    pub fn keys(&self, heads: &HeadsIn<'_>, step: &Step) -> Result<Array> {
+        turned(&self.keys, heads, step)
     }
 
-    /// Turns queries `x` `[B, H, L, D]` to where the step stands.
-    pub fn queries(&self, x: &Array, step: &Step) -> Result<Array> {
-        let turned = self.keys(x, step)?;
-        Ok(match &self.query_factors {
-            None => turned,
-            Some(factors) => turned.mul(&factors.astype(x.dtype())?)?,
-        })
+    /// Queries `[B, n, L, D]`, turned to where the step stands.
+    pub fn queries(&self, heads: &HeadsIn<'_>, step: &Step) -> Result<Array> {
+        turned(&self.queries, heads, step)
     }
+}
+
+fn turned(rotation: &Rotation, heads: &HeadsIn<'_>, step: &Step) -> Result<Array> {
+    let heads = Heads {
+        x: heads.x,
+        n_heads: heads.n_heads,
+        begin: heads.begin,
+        head_dim: heads.head_dim,
+        norm: heads.norm.map(|norm| HeadNorm { weight: &norm.weight, eps: norm.eps }),
+        rotation,
+        positions: match step.row_positions() {
+            None => Positions::From(step.position),
+            Some(positions) => Positions::Rows(positions),
+        },
+    };
+    Ok(heads.turn()?)
 }
 
 /// The frequencies of `n/2` pairs, and the factor on rotated q and k.

@@ -1,0 +1,300 @@
+//! Quantized products on the CPU. A task makes a band of outputs for all rows that want the same
+//! matrix, so that a row of codes is read once, unpacked once and used for all of them.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use mlx::{Array, CpuKernel, Dtype, Quantization, Quantized, Result, TensorMut, TensorRef};
+
+use super::activations::{Activations, BLOCK};
+use super::coded::{Coded, Scalings};
+use super::tile::{self, Codes, Kind, Source, TOKENS, Table};
+use super::unpack::unpack;
+use super::{Join, exact};
+use crate::cpu::{Failure, Floats, Parts, each, exp};
+
+/// Outputs of a task.
+const BAND: usize = 32;
+/// Up to so many rows codes are taken apart for each anew rather than once for all.
+const STORED_TO_ROWS: usize = 1;
+
+/// What one node computes.
+pub(super) struct Call<'a> {
+    pub x: &'a Array,
+    /// Absent: every row of x wants the one matrix.
+    pub which: Option<&'a Array>,
+    pub matrices: &'a [&'a Quantized],
+    pub join: Join,
+    pub exact: bool,
+}
+
+impl Call<'_> {
+    /// Adds the node; one output for each matrix, or one for two that are joined.
+    pub fn run(&self) -> Result<Vec<Array>> {
+        let x = self.x;
+        let leading = match self.which {
+            Some(which) => [which.shape(), &[1]].concat(),
+            None => x.shape()[..x.n_dims() - 1].to_vec(),
+        };
+        // f16 is read, but not written.
+        let native = if x.dtype() == Dtype::F16 { Dtype::F32 } else { x.dtype() };
+        let shape = |w: &Quantized| {
+            let mut shape = leading.clone();
+            shape.push(w.weight.dim(-2));
+            shape
+        };
+        let shapes = self.matrices.iter().step_by(self.join.n_matrices()).map(|w| shape(w));
+        let shapes = shapes.collect::<Vec<_>>();
+        let outputs = shapes.iter().map(|shape| (&shape[..], native)).collect::<Vec<_>>();
+        let mut inputs = vec![x];
+        inputs.extend(self.which);
+        let mut forms = Vec::new();
+        for w in self.matrices {
+            inputs.extend([&w.weight, &w.scales]);
+            inputs.extend(&w.biases);
+            forms.push((w.quantization, 2 + usize::from(w.biases.is_some())));
+        }
+        let (join, exact, has_which) = (self.join, self.exact, self.which.is_some());
+        let made = CpuKernel::call(&inputs, &outputs, move |ins, outs| {
+            Work::new(ins, has_which, &forms, join, exact, outs)?.run();
+            Ok(())
+        })?;
+        made.into_iter().map(|out| out.astype(x.dtype())).collect()
+    }
+}
+
+/// A row of x and the row of the output that it belongs to.
+#[derive(Clone, Copy)]
+struct Slot {
+    x: usize,
+    out: usize,
+}
+
+/// The rows that want one matrix.
+struct Group {
+    matrix: usize,
+    slots: Range<usize>,
+}
+
+struct Work<'a> {
+    matrices: Vec<Coded<'a>>,
+    join: Join,
+    /// Rows of x for the exact form.
+    ordered: Vec<f32>,
+    /// x once for every unit that the matrices have; empty in the exact form.
+    rounded: Vec<Activations>,
+    slots: Vec<Slot>,
+    groups: Vec<Group>,
+    outs: Vec<Parts<'a>>,
+}
+
+/// Memory of a thread, kept from task to task.
+#[derive(Default)]
+struct Room {
+    codes: Vec<u8>,
+    floats: Vec<f32>,
+    scalings: Scalings,
+    tables: [Vec<f32>; 2],
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
+/// At least `n` elements.
+fn at_least<T: Clone + Default>(room: &mut Vec<T>, n: usize) -> &mut [T] {
+    if room.len() < n {
+        room.resize(n, T::default());
+    }
+    &mut room[..n]
+}
+
+impl<'a> Work<'a> {
+    fn new(
+        ins: &[TensorRef<'a>],
+        has_which: bool,
+        forms: &[(Quantization, usize)],
+        join: Join,
+        exact: bool,
+        outs: &'a mut [TensorMut<'_>],
+    ) -> std::result::Result<Self, Failure> {
+        let mut rest = &ins[1 + usize::from(has_which)..];
+        let mut matrices = Vec::new();
+        for (quantization, n) in forms {
+            let (these, others) = rest.split_at(*n);
+            matrices.push(Coded::new(these, *quantization)?);
+            rest = others;
+        }
+        let width = matrices[0].n_in;
+        let mut x = vec![0.0; ins[0].shape.iter().map(|n| *n as usize).product()];
+        Floats::new(&ins[0])?.read(0, &mut x);
+        let (slots, groups) = if has_which {
+            by_matrix(&ins[0], &ins[1], matrices[0].n_matrices)?
+        } else {
+            let slots = (0..x.len() / width).map(|i| Slot { x: i, out: i }).collect::<Vec<_>>();
+            let groups = vec![Group { matrix: 0, slots: 0..slots.len() }];
+            (slots, groups)
+        };
+        let is_exact = |coded: &Coded<'_>| exact || !coded.is_integer();
+        let ordered =
+            if matrices.iter().any(is_exact) { exact::ordered(&x, width) } else { Vec::new() };
+        let mut rounded = Vec::<Activations>::new();
+        for coded in matrices.iter().filter(|coded| !is_exact(coded)) {
+            if !rounded.iter().any(|r| r.unit() == coded.unit()) {
+                rounded.push(Activations::new(&x, width, coded.unit()));
+            }
+        }
+        let outs = outs.iter_mut().map(Parts::new).collect::<std::result::Result<Vec<_>, _>>()?;
+        Ok(Self { matrices, join, ordered, rounded, slots, groups, outs })
+    }
+
+    fn run(&self) {
+        let joined = self.join.n_matrices();
+        let mut tasks = Vec::new();
+        for output in 0..self.outs.len() {
+            let n_out = self.matrices[output * joined].n_out;
+            for group in &self.groups {
+                tasks.extend((0..n_out).step_by(BAND).map(|first| (output, group, first)));
+            }
+        }
+        each(tasks.len(), &|i| {
+            let (output, group, first) = tasks[i];
+            ROOM.with_borrow_mut(|room| self.task(output, group, first, room));
+        });
+    }
+
+    /// Outputs `first..first + BAND` of the rows of a group.
+    fn task(&self, output: usize, group: &Group, first: usize, room: &mut Room) {
+        let matrices = &self.matrices[output * self.join.n_matrices()..];
+        let n_out = matrices[0].n_out;
+        let n = BAND.min(n_out - first);
+        let slots = &self.slots[group.slots.clone()];
+        let mut tables = std::mem::take(&mut room.tables);
+        for (coded, table) in matrices.iter().zip(&mut tables).take(self.join.n_matrices()) {
+            let values = at_least(table, slots.len() * n);
+            let rows = group.matrix * n_out + first..group.matrix * n_out + first + n;
+            match self.rounded.iter().find(|r| r.unit() == coded.unit() && coded.is_integer()) {
+                Some(x) => integer_band(coded, rows, x, slots, room, values),
+                None => self.exact_band(coded, rows, slots, room, values),
+            }
+        }
+        let [values, ups] = &mut tables;
+        if self.join == Join::Swiglu {
+            for (gate, up) in values[..slots.len() * n].iter_mut().zip(&*ups) {
+                *gate = *gate / (1.0 + exp::<false>(-*gate)) * up;
+            }
+        }
+        for (slot, values) in slots.iter().zip(values.chunks(n)) {
+            // SAFETY: this band of this row of this output belongs to one task alone.
+            unsafe { self.outs[output].write(slot.out * n_out + first, values) };
+        }
+        room.tables = tables;
+    }
+
+    fn exact_band(
+        &self,
+        coded: &Coded<'_>,
+        rows: Range<usize>,
+        slots: &[Slot],
+        room: &mut Room,
+        values: &mut [f32],
+    ) {
+        let (padded, stride) = (coded.n_in.next_multiple_of(BLOCK), rows.len());
+        let x = slots.iter().map(|slot| &self.ordered[slot.x * padded..][..padded]);
+        let x = x.collect::<Vec<_>>();
+        room.scalings.read(coded, rows.start, rows.len());
+        let (codes, w) = (at_least(&mut room.codes, padded), at_least(&mut room.floats, padded));
+        for (r, row) in rows.enumerate() {
+            unpack(coded, coded.packed(row), codes);
+            coded.floats(codes, &room.scalings, r, w);
+            exact::products(w, &x, &mut Table { values: &mut values[r..], stride });
+        }
+    }
+}
+
+/// The products of a band of rows with the slots' rows: `values[slot · n + row]`.
+fn integer_band(
+    coded: &Coded<'_>,
+    rows: Range<usize>,
+    x: &Activations,
+    slots: &[Slot],
+    room: &mut Room,
+    values: &mut [f32],
+) {
+    let n = rows.len();
+    let as_stored = coded.n_in.is_multiple_of(BLOCK) && slots.len() <= STORED_TO_ROWS;
+    let source = match coded.bits() {
+        4 if as_stored => Source::Nibbles(coded.table()),
+        8 if as_stored => Source::Bytes,
+        _ => Source::Unpacked,
+    };
+    let kind = Kind { signed: coded.is_signed(), source, lanes: coded.has_lanes() };
+    let unpacks = source == Source::Unpacked;
+    let n_bytes = x.n_blocks * BLOCK;
+    let unpacked = at_least(&mut room.codes, if unpacks { n * n_bytes } else { 0 });
+    room.scalings.read(coded, rows.start, n);
+    if unpacks {
+        for (i, row) in rows.clone().enumerate() {
+            unpack(coded, coded.packed(row), &mut unpacked[i * n_bytes..][..n_bytes]);
+        }
+    }
+    let codes = |i: usize| Codes {
+        codes: if unpacks {
+            &unpacked[i * n_bytes..][..n_bytes]
+        } else {
+            coded.packed(rows.start + i)
+        },
+        scales: room.scalings.scales(i),
+        offsets: room.scalings.offsets(i),
+    };
+    let mut weights = [codes(0); BAND];
+    for (i, weights) in weights.iter_mut().enumerate().take(n) {
+        *weights = codes(i);
+    }
+    for (t, slots) in slots.chunks(TOKENS).enumerate() {
+        let mut tokens = [x.row(slots[0].x); TOKENS];
+        for (token, slot) in tokens.iter_mut().zip(slots) {
+            *token = x.row(slot.x);
+        }
+        let values = &mut values[t * TOKENS * n..];
+        let to = &mut Table { values, stride: n };
+        tile::products(&weights[..n], &tokens[..slots.len()], kind, to);
+    }
+}
+
+/// Pairs of rows and matrices, by matrix. x `[.., 1, in]` broadcasts against `which`.
+fn by_matrix(
+    x: &TensorRef<'_>,
+    which: &TensorRef<'_>,
+    n_matrices: usize,
+) -> std::result::Result<(Vec<Slot>, Vec<Group>), Failure> {
+    let wanted = which.as_slice::<u32>()?;
+    if let Some(wrong) = wanted.iter().find(|i| **i as usize >= n_matrices) {
+        return Err(format!("matrix {wrong} is none of {n_matrices}"));
+    }
+    let axes = &x.shape[..x.shape.len() - 2];
+    let row_of = |pair: usize| {
+        let (mut rest, mut row, mut stride) = (pair, 0, 1);
+        let sizes = axes.iter().rev().map(|n| *n as usize).chain(std::iter::repeat(1));
+        for (n_which, n_x) in which.shape.iter().rev().zip(sizes) {
+            let n_which = *n_which as usize;
+            if n_x > 1 {
+                row += rest % n_which * stride;
+            }
+            stride *= n_x;
+            rest /= n_which;
+        }
+        row
+    };
+    let mut pairs = (0..wanted.len()).collect::<Vec<_>>();
+    pairs.sort_by_key(|pair| wanted[*pair]);
+    let slots = pairs.iter().map(|pair| Slot { x: row_of(*pair), out: *pair }).collect();
+    let mut groups = Vec::<Group>::new();
+    let mut begin = 0;
+    for pairs in pairs.chunk_by(|a, b| wanted[*a] == wanted[*b]) {
+        let slots = begin..begin + pairs.len();
+        begin = slots.end;
+        groups.push(Group { matrix: wanted[pairs[0]] as usize, slots });
+    }
+    Ok((slots, groups))
+}

@@ -1,0 +1,200 @@
+//! Norm and turn of heads on the CPU: token by token, with its sines and cosines for all heads.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use mlx::{Array, CpuKernel, Result, StridedRef, TensorMut};
+
+use super::{Heads, Positions, Sizes};
+use crate::cpu::{Failure, Parts, Rows, dot, each_rows, for_processor};
+
+/// What is known before the kernel runs.
+struct Plan {
+    sizes: Sizes,
+    n_heads: usize,
+    head_dim: usize,
+    begin: usize,
+    frequencies: Arc<[f32]>,
+    traditional: bool,
+    eps: Option<f32>,
+    position: Option<i32>,
+    factor: f32,
+}
+
+struct Task<'a> {
+    plan: &'a Plan,
+    x: Rows<'a>,
+    weight: Option<Rows<'a>>,
+    /// The first position of each row.
+    positions: Option<Vec<i32>>,
+    out: Parts<'a>,
+}
+
+/// All heads as one node of the graph.
+pub(super) fn run(heads: &Heads<'_>, sizes: Sizes) -> Result<Array> {
+    let plan = Plan {
+        sizes,
+        n_heads: heads.n_heads as usize,
+        head_dim: heads.head_dim as usize,
+        begin: heads.begin as usize,
+        frequencies: heads.rotation.frequencies.clone(),
+        traditional: heads.rotation.mlx.traditional,
+        eps: heads.norm.map(|norm| norm.eps),
+        position: match heads.positions {
+            Positions::From(position) => Some(position),
+            Positions::Rows(_) => None,
+        },
+        factor: heads.rotation.factor.as_ref().map_or(1.0, |(factor, _)| *factor),
+    };
+    let mut inputs = vec![heads.x];
+    inputs.extend(heads.norm.map(|norm| norm.weight));
+    if let Positions::Rows(positions) = heads.positions {
+        inputs.push(positions);
+    }
+    let shape = [sizes.rows, heads.n_heads, sizes.tokens, heads.head_dim];
+    let made = CpuKernel::call_strided(&inputs, &[(&shape, heads.x.dtype())], move |ins, outs| {
+        let task = Task::new(ins, &plan, outs)?;
+        let n = sizes.rows as usize * sizes.tokens as usize;
+        each_rows(n, plan.n_heads * plan.head_dim, &|tokens| turn(&task, tokens));
+        Ok(())
+    })?;
+    Ok(made.into_iter().next().expect("as many outputs as were asked for"))
+}
+
+impl<'a> Task<'a> {
+    fn new(
+        ins: &[StridedRef<'a>],
+        plan: &'a Plan,
+        outs: &'a mut [TensorMut<'_>],
+    ) -> std::result::Result<Self, Failure> {
+        let [out] = outs else { return Err("one output was asked for".to_owned()) };
+        let mut rest = ins[1..].iter();
+        let weight = if plan.eps.is_some() { rest.next().map(Rows::new) } else { None };
+        let positions = if plan.position.is_none() { rest.next() } else { None };
+        Ok(Self {
+            plan,
+            x: Rows::new(&ins[0])?,
+            weight: weight.transpose()?,
+            positions: positions.map(integers),
+            out: Parts::new(out)?,
+        })
+    }
+
+    fn position(&self, row: usize, token: usize) -> f32 {
+        let first = match &self.positions {
+            Some(positions) => positions[row],
+            None => self.plan.position.unwrap_or(0),
+        };
+        (first + token as i32) as f32
+    }
+}
+
+/// A list of i32 that need not lie compactly.
+fn integers(list: &StridedRef<'_>) -> Vec<i32> {
+    let (n, step) = (list.shape[0] as usize, list.strides[0] as usize);
+    let (all, _) = list.span().as_chunks::<4>();
+    (0..n).map(|i| i32::from_le_bytes(all[i * step])).collect()
+}
+
+for_processor! {
+    turn = turn_body(task: &Task<'_>, tokens: Range<usize>)
+}
+
+#[inline(always)]
+fn turn_body<const FUSED: bool>(task: &Task<'_>, tokens: Range<usize>) {
+    let plan = task.plan;
+    let (dim, n_tokens) = (plan.head_dim, plan.sizes.tokens as usize);
+    let half = plan.frequencies.len();
+    let weight = task.weight.map(|weight| {
+        let mut values = vec![0.0; dim];
+        weight.read(0, 0, &mut values);
+        values
+    });
+    let (mut head, mut turned) = (vec![0.0; dim], vec![0.0; 2 * half]);
+    let (mut sines, mut cosines) = (vec![0.0; half], vec![0.0; half]);
+    for i in tokens {
+        let (row, token) = (i / n_tokens, i % n_tokens);
+        let position = task.position(row, token);
+        for ((sin, cos), f) in sines.iter_mut().zip(&mut cosines).zip(&*plan.frequencies) {
+            let (s, c) = sin_cos(position * f);
+            (*sin, *cos) = (s * plan.factor, c * plan.factor);
+        }
+        for h in 0..plan.n_heads {
+            task.x.read(i, h * plan.sizes.group as usize + plan.begin, &mut head);
+            if let (Some(weight), Some(eps)) = (&weight, plan.eps) {
+                let mean = dot::<FUSED>(&head, &head) / dim as f32;
+                let factor = 1.0 / (mean + eps).sqrt();
+                head.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * factor * w);
+            }
+            if plan.traditional {
+                turn_neighbours(&head[..2 * half], &sines, &cosines, &mut turned);
+            } else {
+                turn_halves(&head[..2 * half], &sines, &cosines, &mut turned);
+            }
+            head[..2 * half].copy_from_slice(&turned);
+            let to = ((row * plan.n_heads + h) * n_tokens + token) * dim;
+            // SAFETY: a token's heads belong to one task.
+            unsafe { task.out.write(to, &head) };
+        }
+    }
+}
+
+#[inline(always)]
+fn turn_halves(x: &[f32], sines: &[f32], cosines: &[f32], out: &mut [f32]) {
+    let half = sines.len();
+    let ((a, b), (to_a, to_b)) = (x.split_at(half), out.split_at_mut(half));
+    let (a, b, cosines) = (&a[..half], &b[..half], &cosines[..half]);
+    let (to_a, to_b) = (&mut to_a[..half], &mut to_b[..half]);
+    for i in 0..half {
+        to_a[i] = a[i] * cosines[i] - b[i] * sines[i];
+        to_b[i] = b[i] * cosines[i] + a[i] * sines[i];
+    }
+}
+
+#[inline(always)]
+fn turn_neighbours(x: &[f32], sines: &[f32], cosines: &[f32], out: &mut [f32]) {
+    let pairs = x.chunks_exact(2).zip(out.chunks_exact_mut(2));
+    for ((x, out), (sin, cos)) in pairs.zip(sines.iter().zip(cosines)) {
+        out[0] = x[0] * cos - x[1] * sin;
+        out[1] = x[1] * cos + x[0] * sin;
+    }
+}
+
+/// Sine and cosine to f32, |x| < 2³⁰, in a form that compilers can do on many values at once.
+#[inline(always)]
+fn sin_cos(x: f32) -> (f32, f32) {
+    // x = n π/2 + r, in f64. Adding and subtracting 1.5·2⁵² rounds to an integer.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    let x = f64::from(x);
+    let rounded = x * std::f64::consts::FRAC_2_PI + ROUND;
+    let n = rounded - ROUND;
+    let r = x - n * std::f64::consts::FRAC_PI_2;
+    let square = r * r;
+    let series = |terms: [f64; 4]| terms.iter().fold(0.0, |sum, term| sum * square + term);
+    let sin = series([1.0 / 362_880.0, -1.0 / 5040.0, 1.0 / 120.0, -1.0 / 6.0]);
+    let sin = r + r * square * sin;
+    let cos = series([1.0 / 40_320.0, -1.0 / 720.0, 1.0 / 24.0, -0.5]);
+    let cos = 1.0 + square * cos;
+    // The low bits of the rounded sum are n: which quarter of the circle.
+    let quarter = rounded.to_bits();
+    let (a, b) = if quarter & 1 == 0 { (sin, cos) } else { (cos, sin) };
+    let sign = |value: f64, quarter: u64| f64::from_bits(value.to_bits() ^ ((quarter & 2) << 62));
+    (sign(a, quarter) as f32, sign(b, quarter.wrapping_add(1)) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sines_and_cosines_are_the_libraries() {
+        for i in -40_000..40_000i32 {
+            for x in [i as f32 * 0.001, i as f32 * 0.7, i as f32 * 26.3] {
+                let (sin, cos) = sin_cos(x);
+                let (wanted_sin, wanted_cos) = f64::from(x).sin_cos();
+                assert!((f64::from(sin) - wanted_sin).abs() < 7e-8, "{x}: {sin}");
+                assert!((f64::from(cos) - wanted_cos).abs() < 7e-8, "{x}: {cos}");
+            }
+        }
+    }
+}
