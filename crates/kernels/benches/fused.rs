@@ -6,13 +6,16 @@
 //! choose operations by the beginning of their names.
 #![allow(clippy::unwrap_used)]
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use kernels::gated_delta::{self, Gates};
 use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
 use kernels::router::{self, Routed, Sigmoid, reference};
 use kernels::sampling::{self, Draw};
-use kernels::{CausalConv, Convolved, GatedDelta, Updated, activation, embedding, norm, quantized};
+use kernels::{
+    CausalConv, Convolved, GatedDelta, Updated, activation, dense, embedding, norm, quantized,
+};
 use mlx::{Array, Backend, Device, Dtype, QuantMode, Quantization, Quantized, Result};
 
 /// Calls of one evaluation, so that starting and waiting are shared, and how often it is repeated.
@@ -42,6 +45,7 @@ fn main() {
     deltas(&plan);
     causal_conv(&plan);
     routers(&plan);
+    products(&plan);
     quantized_products(&plan);
     norms(&plan);
     heads(&plan);
@@ -52,21 +56,27 @@ fn main() {
 }
 
 impl Plan {
-    /// Measures the forms of one size.
-    fn compare(&self, name: &str, forms: Vec<Form<'_>>) {
-        if !self.wanted.is_empty() && !self.wanted.iter().any(|w| name.starts_with(w.as_str())) {
-            return;
+    fn wants(&self, name: &str) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|w| name.starts_with(w.as_str()))
+    }
+
+    /// Measures the forms of one size; the microseconds of the last one.
+    fn compare(&self, name: &str, forms: Vec<Form<'_>>) -> f64 {
+        let (mut first, mut last) = (None, f64::NAN);
+        if !self.wants(name) {
+            return last;
         }
-        let mut first = None;
         for (form, calls, build) in forms {
             let calls = if self.is_bench { calls } else { 1 };
             let (us, hash) = self.measure(calls, &*build);
             let first = *first.get_or_insert(us);
+            last = us;
             println!(
                 "{name:<44} {form:<26} {calls:>6} {us:>12.1} {:>8.1}x  {hash:016x}",
                 first / us
             );
         }
+        last
     }
 
     /// Best microseconds per call, and a hash of the result.
@@ -555,4 +565,117 @@ fn quantized_products(plan: &Plan) {
             plan.compare(&format!("quantized {rows}x{n_in} to {n_out}, {name}"), forms);
         }
     }
+}
+
+/// Products of rows with matrices of floats, and what the machine could do at best: multiply and
+/// add in registers, and read memory.
+fn products(plan: &Plan) {
+    let sizes: &[(i32, i32, i32, Dtype)] = match plan.is_bench {
+        false => &[(2, 16, 24, Dtype::F32)],
+        true => &[
+            (1, 1024, 3072, Dtype::F32),
+            (1, 1024, 3072, Dtype::Bf16),
+            (1, 1024, 151_936, Dtype::Bf16),
+            (4, 1024, 3072, Dtype::Bf16),
+            (8, 1024, 3072, Dtype::Bf16),
+            (16, 1024, 3072, Dtype::Bf16),
+            (128, 1024, 3072, Dtype::F32),
+            (128, 1024, 3072, Dtype::Bf16),
+            (512, 1024, 3072, Dtype::F32),
+            (512, 1024, 3072, Dtype::Bf16),
+        ],
+    };
+    let effort = if plan.is_bench { 1 << 25 } else { 1 << 10 };
+    for &(rows, n_in, n_out, dtype) in sizes {
+        let name = format!("dense {rows}x{n_in}x{n_out}, {dtype}");
+        if !plan.wants(&name) {
+            continue;
+        }
+        let x = &values(&[rows, n_in], 0.1).astype(dtype).unwrap();
+        let w = &values(&[n_out, n_in], 0.2).astype(dtype).unwrap();
+        mlx::eval([x, w]).unwrap();
+        let calls = if plan.backend == Backend::Cuda { 30 } else { 1 };
+        let repeat = move |n: usize, form: fn(&Array, &Array) -> Result<Array>| {
+            (0..n).map(|_| form(x, w)).collect()
+        };
+        let stock = |x: &Array, w: &Array| x.matmul(&w.swap_axes(-1, -2)?);
+        let forms: Vec<Form<'_>> = vec![
+            ("stock MLX", calls, Box::new(move |n| repeat(n, stock))),
+            ("product", calls, Box::new(move |n| repeat(n, dense::product))),
+        ];
+        let us = plan.compare(&name, forms);
+        if plan.backend == Backend::Cpu {
+            let (read, peak) = (read_gb_per_s(effort), peak_gflops(effort));
+            let gflops = 2e-3 * f64::from(rows) * f64::from(n_in) * f64::from(n_out) / us;
+            let gb_per_s = 1e-3 * w.n_bytes() as f64 / us;
+            let share = 100.0 * gflops / peak;
+            println!(
+                "    {gflops:.1} GFLOP/s of {peak:.1} ({share:.0} %), \
+                 w at {gb_per_s:.1} GB/s of {read:.1}"
+            );
+        }
+    }
+}
+
+/// Runs `work` on every processor, three times, and gives the shortest seconds.
+fn on_all(work: &(dyn Fn(usize) + Sync)) -> f64 {
+    let n = std::thread::available_parallelism().map_or(1, usize::from);
+    let run = |_| {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for i in 0..n {
+                scope.spawn(move || work(i));
+            }
+        });
+        start.elapsed().as_secs_f64() / n as f64
+    };
+    (0..3).map(run).fold(f64::INFINITY, f64::min)
+}
+
+/// Billions of additions and multiplications a second that all processors make on registers.
+fn peak_gflops(effort: usize) -> f64 {
+    #[inline(always)]
+    fn body(n: usize) {
+        let mut sums = black_box([[1.0f32; 8]; 12]);
+        let (a, b) = (black_box([0.5f32; 8]), black_box([0.25f32; 8]));
+        for _ in 0..n {
+            for sum in &mut sums {
+                for i in 0..8 {
+                    sum[i] = sum[i].mul_add(a[i], b[i]);
+                }
+            }
+        }
+        black_box(sums);
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn wide(n: usize) {
+        body(n);
+    }
+    let seconds = on_all(&|_| {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both.
+            return unsafe { wide(effort) };
+        }
+        body(effort);
+    });
+    2.0 * 96.0 * effort as f64 / seconds / 1e9
+}
+
+/// Billions of bytes a second that all processors read of memory.
+fn read_gb_per_s(effort: usize) -> f64 {
+    let memory = vec![1u64; effort];
+    let n = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = effort / n;
+    let seconds = on_all(&|i| {
+        let mut sums = [0u64; 32];
+        for line in memory[i * part..(i + 1) * part].chunks_exact(32) {
+            for (sum, value) in sums.iter_mut().zip(line) {
+                *sum = sum.wrapping_add(*value);
+            }
+        }
+        black_box(sums);
+    });
+    8.0 * part as f64 / seconds / 1e9
 }

@@ -9,6 +9,7 @@ pub mod activation;
 pub mod causal_conv;
 mod cpu;
 mod cuda;
+pub mod dense;
 pub mod embedding;
 pub mod experts;
 pub mod gated_delta;

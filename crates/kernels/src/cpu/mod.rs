@@ -1,6 +1,8 @@
 //! What the CPU forms share: threads, conversions, and buffers that tasks write parts of.
 
+mod lanes;
 mod pool;
+pub(crate) mod products;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -224,6 +226,12 @@ impl<'a> Parts<'a> {
         }
         let bytes = tensor.bytes_mut();
         Ok(Self { data: bytes.as_mut_ptr(), n_bytes: bytes.len(), dtype, life: PhantomData })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(values: &'a mut [f32]) -> Self {
+        let (data, n_bytes) = (values.as_mut_ptr().cast(), size_of_val(values));
+        Self { data, n_bytes, dtype: Dtype::F32, life: PhantomData }
     }
 
     /// Writes `values` as elements `start..` of an f32, bf16 or f16 output, rounded to its dtype.

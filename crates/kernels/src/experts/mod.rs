@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`reference`] | everywhere: the twin, MLX's `gather_mm` in f32 |
 //! | MLX's `gather_mm` in the dtype of x | CUDA, Metal |
-//! | `cpu.rs` | CPU, where MLX multiplies f32 alone: rows of one expert share what is read of it |
+//! | `cpu.rs` | CPU, where MLX multiplies f32 alone: rows of one matrix share what is read of it |
 //!
 //! Sums are f32 in every form.
 
@@ -25,7 +25,7 @@ struct Sizes {
 }
 
 /// x·wᵀ: rows `x` `[.., 1, in]` times the matrices of `w` `[E, out, in]` that `which` (u32) names
-/// → `[.., 1, out]` in the dtype of x. The axes before the last two broadcast against `which`.
+/// → `[.., 1, out]` in the dtype of x. The axes before the last two broadcast to those of `which`.
 /// `sorted` promises that the indices ascend, for speed.
 ///
 /// # Errors
@@ -61,6 +61,13 @@ fn check(x: &Array, w: &Array, which: &Array) -> Result<Sizes> {
     let fits = w.n_dims() == 3 && x.n_dims() >= 2 && x.dim(-2) == 1 && x.dim(-1) == w.dim(2);
     if !fits {
         return Err(refused(OP, &[x, w], "rows and matrices do not fit each other".to_owned()));
+    }
+    let of_x = &x.shape()[..x.n_dims() - 2];
+    let shared = of_x.len().min(which.n_dims());
+    let ends = of_x[of_x.len() - shared..].iter().zip(&which.shape()[which.n_dims() - shared..]);
+    if shared < of_x.len() || ends.into_iter().any(|(n, all)| n != all && *n != 1) {
+        let message = "rows and indices do not fit each other".to_owned();
+        return Err(refused(OP, &[x, which], message));
     }
     Ok(Sizes { n_in: w.dim(2), n_out: w.dim(1), n_matrices: w.dim(0) })
 }

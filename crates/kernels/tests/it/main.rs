@@ -4,6 +4,7 @@
 
 mod activation;
 mod causal_conv;
+mod dense;
 mod embedding;
 mod experts;
 mod gated_delta;

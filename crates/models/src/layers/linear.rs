@@ -1,6 +1,6 @@
 //! y = x Wᵀ + b, with W `[out, in]` in floats or quantized.
 
-use kernels::{activation, experts, quantized};
+use kernels::{activation, dense, experts, quantized};
 use mlx::{Array, Dtype, Key, Quantized};
 
 use crate::Result;
@@ -130,7 +130,7 @@ impl Matrix {
     /// `[.., in]` → `[.., out]` in the dtype of x.
     pub fn apply(&self, x: &Array) -> Result<Array> {
         match self {
-            Matrix::Dense(transposed) => Ok(x.matmul(transposed)?.astype(x.dtype())?),
+            Matrix::Dense(transposed) => Ok(dense::product_transposed(x, transposed)?),
             Matrix::Quantized(weight, product) => product.apply(x, weight),
         }
     }
@@ -192,7 +192,7 @@ impl PerHead {
     /// `[B, H or 1, L, in]` → `[B, H, L, out]`.
     pub fn forward(&self, x: &Array) -> Result<Array> {
         match &self.weight {
-            Matrix::Dense(w) => Ok(x.matmul(&w.swap_axes(-1, -2)?)?.astype(x.dtype())?),
+            Matrix::Dense(w) => Ok(dense::product(x, w)?),
             Matrix::Quantized(w, product) => {
                 let heads = [x.dim(0), w.weight.dim(0), x.dim(2), x.dim(3)];
                 product.apply(&x.broadcast_to(&heads)?, w)
@@ -206,7 +206,7 @@ impl PerHead {
             Matrix::Dense(w) => w.clone(),
             Matrix::Quantized(w, _) => w.dequantize(x.dtype())?,
         };
-        Ok(x.matmul(&w)?.astype(x.dtype())?)
+        Ok(dense::product_transposed(x, &w)?)
     }
 }
 

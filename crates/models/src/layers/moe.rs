@@ -1,7 +1,7 @@
 //! Experts: a router chooses a few of many feed-forward blocks for each token. N tokens · E hidden
 //! · I width of an expert · k experts per token.
 
-use kernels::{activation, router};
+use kernels::{activation, dense, router};
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::{Scope, StackSizes};
@@ -59,7 +59,8 @@ impl Router {
                 Ok((routed.indices, routed.weights.astype(x.dtype())?))
             }
             Router::Sigmoid { gate, correction_bias, how } => {
-                let logits = x.astype(Dtype::F32)?.matmul(gate)?; // [N, n]
+                // [N, n]
+                let logits = dense::product_transposed(&x.astype(Dtype::F32)?, gate)?;
                 let routed = router::sigmoid_topk(&logits, correction_bias, how)?;
                 Ok((routed.indices, routed.weights))
             }
