@@ -5,6 +5,7 @@
 //! the CPU. Which form runs is decided by the backend and the shapes, never by the caller. A parity
 //! test holds every form against its twin. Nothing here knows a model.
 
+pub mod attention;
 pub mod causal_conv;
 mod cpu;
 mod cuda;
@@ -13,6 +14,7 @@ pub mod gated_delta;
 mod input;
 pub mod router;
 
+pub use attention::{Attention, Kv, Masks, Positions};
 pub use causal_conv::{CausalConv, Convolved};
 pub use cpu::set_threads;
 pub use gated_delta::{GatedDelta, Updated};

@@ -1,12 +1,13 @@
 //! What the CPU forms share: threads, conversions, and buffers that tasks write parts of.
 
+pub(crate) mod lanes;
 mod pool;
 
 use std::marker::PhantomData;
 
 use mlx::{Dtype, Element, TensorMut, TensorRef};
 
-pub(crate) use pool::each;
+pub(crate) use pool::{each, n_threads};
 pub use pool::set_threads;
 
 /// Why a kernel fails; MLX reports it at evaluation.
@@ -70,6 +71,25 @@ pub(crate) fn bf16_bits(x: f32) -> u16 {
     (if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }) as u16
 }
 
+/// Rounds to f16, halves to even; NaN stays NaN, and what is too large becomes infinite.
+#[inline(always)]
+pub(crate) fn f16_bits(x: f32) -> u16 {
+    let sign = (x.to_bits() >> 16) & 0x8000;
+    let magnitude = x.to_bits() & 0x7fff_ffff;
+    let bits = if magnitude > 0x7f80_0000 {
+        0x7e00
+    } else if magnitude >= 0x4780_0000 {
+        0x7c00 // 2¹⁶ and more
+    } else if magnitude < 0x3880_0000 {
+        // Subnormal: in the sum with ½ the last place is worth 2⁻²⁴.
+        (f32::from_bits(magnitude) + 0.5).to_bits() - 0x3f00_0000
+    } else {
+        // The exponent is 112 smaller; 13 bits fall away.
+        (magnitude + 0x0fff + ((magnitude >> 13) & 1) - (112 << 23)) >> 13
+    };
+    (sign | bits) as u16
+}
+
 /// An output of which every task writes parts of its own.
 pub(crate) struct Parts<'a> {
     data: *mut u8,
@@ -82,23 +102,23 @@ pub(crate) struct Parts<'a> {
 unsafe impl Sync for Parts<'_> {}
 
 impl<'a> Parts<'a> {
-    /// `tensor` must hold f32, bf16 or u32.
+    /// `tensor` must hold f32, bf16, f16 or u32.
     pub(crate) fn new(tensor: &'a mut TensorMut<'_>) -> Result<Self, Failure> {
         let dtype = tensor.dtype;
-        if !matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::U32) {
+        if !matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16 | Dtype::U32) {
             return Err(format!("{dtype} is not written"));
         }
         let bytes = tensor.bytes_mut();
         Ok(Self { data: bytes.as_mut_ptr(), n_bytes: bytes.len(), dtype, life: PhantomData })
     }
 
-    /// Writes `values` as elements `start..` of an f32 or bf16 output, rounded to its dtype.
+    /// Writes `values` as elements `start..` of an f32, bf16 or f16 output, rounded to its dtype.
     ///
     /// # Safety
     /// No other task reads or writes these elements.
     #[inline(always)]
     pub(crate) unsafe fn write(&self, start: usize, values: &[f32]) {
-        if self.dtype != Dtype::Bf16 {
+        if !matches!(self.dtype, Dtype::Bf16 | Dtype::F16) {
             // SAFETY: the caller's promise.
             unsafe { self.slice::<f32>(start, values.len()) }.copy_from_slice(values);
             return;
@@ -107,8 +127,11 @@ impl<'a> Parts<'a> {
         // SAFETY: inside the output, by the assertion; not shared, by the caller's promise.
         let to =
             unsafe { std::slice::from_raw_parts_mut(self.data.add(2 * start), 2 * values.len()) };
-        for (to, value) in to.chunks_exact_mut(2).zip(values) {
-            to.copy_from_slice(&bf16_bits(*value).to_le_bytes());
+        let pairs = to.chunks_exact_mut(2).zip(values);
+        if self.dtype == Dtype::Bf16 {
+            pairs.for_each(|(to, value)| to.copy_from_slice(&bf16_bits(*value).to_le_bytes()));
+        } else {
+            pairs.for_each(|(to, value)| to.copy_from_slice(&f16_bits(*value).to_le_bytes()));
         }
     }
 
@@ -237,6 +260,26 @@ mod tests {
         }
         assert!(from_f16(0x7e00).is_nan());
         assert!(from_f16(0x8000).is_sign_negative());
+    }
+
+    #[test]
+    fn every_f16_survives_and_what_lies_between_goes_to_the_nearest() {
+        for bits in 0..0x7c00u16 {
+            for bits in [bits, bits | 0x8000] {
+                let value = from_f16(bits);
+                assert_eq!(f16_bits(value), bits, "{value}");
+                // Half way to the next one, whose bits are one more; the last next is infinite.
+                let next = if bits & 0x7fff == 0x7bff { 65536.0 } else { from_f16(bits + 1).abs() };
+                let half = ((value.abs() + next) / 2.0).copysign(value);
+                assert_eq!(f16_bits(half), bits + (bits & 1), "{half}");
+                let below = f32::from_bits(half.to_bits() - 1);
+                let above = f32::from_bits(half.to_bits() + 1);
+                assert_eq!((f16_bits(below), f16_bits(above)), (bits, bits + 1), "{half}");
+            }
+        }
+        assert_eq!(f16_bits(f32::NEG_INFINITY), 0xfc00);
+        assert_eq!(f16_bits(1e30), 0x7c00);
+        assert!(from_f16(f16_bits(f32::NAN)).is_nan());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! runs with CUDA's, and then holds CUDA's forms against the same twins.
 #![allow(clippy::unwrap_used)]
 
+mod attention;
 mod causal_conv;
 mod experts;
 mod gated_delta;
