@@ -19,10 +19,10 @@ impl Softmax {
     #[inline(always)]
     pub(super) fn absorb<V: Lanes>(&mut self, logits: &mut [f32]) -> f32 {
         let max = largest::<V>(logits, self.max);
-        if V::FUSED {
-            logits.iter_mut().for_each(|x| *x = exp::<true>(*x - max));
-        } else {
-            logits.iter_mut().for_each(|x| *x = exp::<false>(*x - max));
+        // A loop, not a closure: closures of iterators may become functions of their own, which
+        // know less of the processor.
+        for x in logits.iter_mut() {
+            *x = if V::FUSED { exp::<true>(*x - max) } else { exp::<false>(*x - max) };
         }
         let (eights, rest) = logits.as_chunks::<8>();
         let mut sums = V::splat(0.0);
