@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 
 use mlx::{Dtype, Element, TensorMut, TensorRef};
 
-pub(crate) use pool::{each, n_threads};
 pub use pool::set_threads;
+pub(crate) use pool::{each, n_threads};
 
 /// Why a kernel fails; MLX reports it at evaluation.
 pub(crate) type Failure = String;

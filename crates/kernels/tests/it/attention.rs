@@ -191,7 +191,12 @@ fn check(case: &Case) {
         let paged = Attention { kv, masks: &masks, ..a };
         close(&format!("blocks of {n}, {case:?}"), &paged.run().unwrap(), &wanted, exact);
         if n == 4 {
-            close(&format!("twin of blocks, {case:?}"), &paged.reference().unwrap(), &wanted, exact);
+            close(
+                &format!("twin of blocks, {case:?}"),
+                &paged.reference().unwrap(),
+                &wanted,
+                exact,
+            );
         }
     }
 }
