@@ -48,6 +48,14 @@ struct Call {
 
 /// Attention as one node.
 pub(super) fn run(a: &Attention<'_>, sizes: Sizes) -> Result<Array> {
+    node(a, sizes, |task| task.run(n_threads(), unit_as_fast_as_possible))
+}
+
+fn node(
+    a: &Attention<'_>,
+    sizes: Sizes,
+    run: impl Fn(&Task<'_>) + Send + Sync + 'static,
+) -> Result<Array> {
     let (keys, values) = a.kv.both();
     let mut inputs = vec![a.q, keys, values];
     let table = match a.kv {
@@ -71,7 +79,7 @@ pub(super) fn run(a: &Attention<'_>, sizes: Sizes) -> Result<Array> {
     let call = Call { sizes, scale: a.scale, window, first_key, position, given };
     let shape = sizes.out();
     let mut made = CpuKernel::call_strided(&inputs, &[(&shape, a.q.dtype())], move |ins, outs| {
-        Task::new(&call, ins, outs)?.run(n_threads(), unit_as_fast_as_possible);
+        run(&Task::new(&call, ins, outs)?);
         Ok(())
     })?;
     Ok(made.remove(0))
@@ -323,5 +331,60 @@ fn by_number<V: Lanes, E: Stored>(task: &Task<'_>, unit: &Unit, to: &mut Partial
         few::run::<V, E>(task, unit, to);
     } else {
         many::run::<V, E>(task, unit, to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx::{Device, Key};
+
+    use super::*;
+    use crate::attention::Masks;
+
+    fn plain(task: &Task<'_>, unit: &Unit, to: &mut Partial) {
+        unit_body::<false>(task, unit, to);
+    }
+
+    #[test]
+    fn neither_the_processor_nor_the_number_of_threads_changes_more_than_rounding() {
+        Device::open().unwrap();
+        let normal =
+            |seed, shape: &[i32]| Key::from_seed(seed).unwrap().normal(shape, Dtype::F32).unwrap();
+        for (queries, dtype) in [
+            (1, Dtype::F32),
+            (1, Dtype::Bf16),
+            (3, Dtype::F16),
+            (41, Dtype::F32),
+            (41, Dtype::Bf16),
+        ] {
+            let q = normal(1, &[2, 6, queries, 21]).astype(dtype).unwrap();
+            let keys = normal(2, &[2, 2, 1200, 21]).astype(dtype).unwrap();
+            let values = normal(3, &[2, 2, 1200, 19]).astype(dtype).unwrap();
+            let (sinks, masks) = (normal(4, &[6]), Masks::default());
+            let a = Attention {
+                q: &q,
+                kv: Kv::Rows { keys: &keys, values: &values, first_key: 0 },
+                scale: 0.5,
+                positions: Positions::Same(1100),
+                window: Some(1000),
+                sinks: Some(&sinks),
+                masks: &masks,
+            };
+            let numbers = |x: &Array| x.to_f32_vec().unwrap();
+            let wanted = numbers(&a.reference().unwrap());
+            let bound = if dtype == Dtype::F32 { 1e-5 } else { 1e-2 };
+            let works: [fn(&Task<'_>, &Unit, &mut Partial); 2] = [plain, unit_as_fast_as_possible];
+            let numbers_of_threads = [1, 2, 3, 7, 64, 1000];
+            for (n_threads, work) in
+                numbers_of_threads.map(|n| works.map(|w| (n, w))).as_flattened()
+            {
+                let (n_threads, work) = (*n_threads, *work);
+                let found = node(&a, a.check().unwrap(), move |task| task.run(n_threads, work));
+                for (found, wanted) in numbers(&found.unwrap()).iter().zip(&wanted) {
+                    let off = (found - wanted).abs();
+                    assert!(off <= bound * wanted.abs().max(1.0), "{n_threads}: {found} {wanted}");
+                }
+            }
+        }
     }
 }
