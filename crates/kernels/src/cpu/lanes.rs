@@ -77,8 +77,8 @@ impl<const FUSED: bool> Lanes for Plain<FUSED> {
     #[inline(always)]
     fn madd(self, b: Self, c: Self) -> Self {
         let mut out = c.0;
-        for i in 0..8 {
-            out[i] = madd::<FUSED>(self.0[i], b.0[i], c.0[i]);
+        for (out, (a, b)) in out.iter_mut().zip(self.0.iter().zip(b.0)) {
+            *out = madd::<FUSED>(*a, b, *out);
         }
         Self(out)
     }
