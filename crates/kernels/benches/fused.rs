@@ -309,9 +309,10 @@ fn routers(plan: &Plan) {
 
 /// Heads of published models over a cache with room for more: queries, earlier tokens.
 fn attention(plan: &Plan) {
-    // Query heads, key heads, and sizes of keys and values: Qwen3 0.6B, Qwen3 8B, GLM's latent.
+    // Query heads, key heads, and sizes of keys and values: Qwen3 0.6B and 8B,
+    // Qwen3-Next, GLM's latent.
     let heads: &[[i32; 4]] = match plan.is_bench {
-        true => &[[16, 8, 128, 128], [32, 8, 128, 128], [20, 1, 576, 512]],
+        true => &[[16, 8, 128, 128], [32, 8, 128, 128], [16, 2, 256, 256], [20, 1, 576, 512]],
         false => &[[4, 2, 16, 16], [4, 1, 24, 16]],
     };
     let sizes: &[(i32, i32)] = match plan.is_bench {
