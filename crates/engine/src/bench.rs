@@ -10,7 +10,7 @@ use protocol::{BenchRequest, BenchResult};
 
 use crate::Result;
 use crate::engine::Outcome;
-use crate::sequence::last_logits;
+use crate::sequence::{last_logits, wait_before_reuse};
 
 /// Decode steps before the clock starts: kernels compile and buffers grow at first use.
 const WARMUP_STEPS: u32 = 4;
@@ -100,6 +100,7 @@ fn measure(
         }
         let next =
             greedy(loaded, &loaded.model.forward(&token, &Step::new(position, 1), &mut states)?)?;
+        wait_before_reuse([&token])?;
         mlx::async_eval([&next])?;
         token.eval()?;
         position += 1;

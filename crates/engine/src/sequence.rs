@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mlx::{Array, Dtype};
+use mlx::{Array, Backend, Device, Dtype};
 use models::{LayerState, Loaded, Step};
 use protocol::{GenerateRequest, Timings, Usage};
 
@@ -78,6 +78,7 @@ impl Sequence {
         let is_last = self.n_drawn >= u64::from(self.request.max_tokens);
         if !is_last && !has_penalties(&self.request.sampling) {
             let next = self.compute_next(loaded, Some(&current.tokens))?;
+            wait_before_reuse(current.arrays())?;
             mlx::async_eval(next.arrays())?;
             self.ahead = Some(next);
         }
@@ -179,4 +180,14 @@ impl Drawn {
         top.truncate(n as usize);
         Ok(Self { token, logprob, top })
     }
+}
+
+/// Waits for `current` where the next step must not begin before it is there: on the CPU an array
+/// is written in place only if nothing else is going to read it, so that a step begun while the
+/// one before still runs would copy all keys and values.
+pub(crate) fn wait_before_reuse<'a>(current: impl IntoIterator<Item = &'a Array>) -> Result<()> {
+    if Device::current_backend() == Backend::Cpu {
+        mlx::eval(current)?;
+    }
+    Ok(())
 }

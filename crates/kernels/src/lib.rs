@@ -6,6 +6,7 @@
 //! test holds every form against its twin. Nothing here knows a model.
 
 pub mod activation;
+pub mod attention;
 pub mod causal_conv;
 mod cpu;
 mod cuda;
@@ -20,6 +21,7 @@ pub mod rope;
 pub mod router;
 pub mod sampling;
 
+pub use attention::{Attention, Kv, Masks, Positions};
 pub use causal_conv::{CausalConv, Convolved};
 pub use cpu::set_threads;
 pub use gated_delta::{GatedDelta, Updated};

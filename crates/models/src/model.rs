@@ -1,8 +1,8 @@
 //! What every family offers to the engine.
 
-use std::cell::RefCell;
 use std::fmt;
 
+use kernels::{Masks, Positions};
 use mlx::{Array, Dtype};
 
 use crate::Result;
@@ -44,8 +44,7 @@ pub struct Step {
     /// L, the new tokens; of the longest row, where rows differ.
     pub n_tokens: i32,
     rows: Option<Rows>,
-    /// Masks that several layers share: (window, first key, mask).
-    masks: RefCell<Vec<(Option<i32>, i32, Array)>>,
+    masks: Masks,
 }
 
 /// Rows at different positions, padded at their ends to a common number of tokens.
@@ -61,7 +60,7 @@ struct Rows {
 impl Step {
     /// `n_tokens` new tokens after `position` earlier ones, in all rows.
     pub fn new(position: i32, n_tokens: i32) -> Self {
-        Self { position, n_tokens, rows: None, masks: RefCell::default() }
+        Self { position, n_tokens, rows: None, masks: Masks::default() }
     }
 
     /// Rows with their own positions and numbers of new tokens. Token ids are padded at the end to
@@ -78,7 +77,7 @@ impl Step {
         };
         let longest = |list: &[i32]| list.iter().copied().max().unwrap_or(0);
         let (position, n_tokens) = (longest(positions), longest(lengths));
-        Ok(Self { position, n_tokens, rows: Some(rows), masks: RefCell::default() })
+        Ok(Self { position, n_tokens, rows: Some(rows), masks: Masks::default() })
     }
 
     /// The position of each row, where rows differ.
@@ -96,30 +95,19 @@ impl Step {
         self.rows.as_ref().map(|rows| &rows.lengths)
     }
 
-    /// Which keys from `first` on a query sees, through a window that counts itself if there is
-    /// one: `[L, T − first]`, or `[B, 1, L, T − first]` where rows differ.
-    pub(crate) fn mask(&self, window: Option<i32>, first: i32) -> Result<Array> {
-        let mut kept = self.masks.borrow_mut();
-        if let Some((.., mask)) = kept.iter().find(|(w, f, _)| (*w, *f) == (window, first)) {
-            return Ok(mask.clone());
-        }
-        let end = self.position + self.n_tokens;
-        let range =
-            |from: i32, to: i32| Array::arange(f64::from(from), f64::from(to), 1.0, Dtype::I32);
-        let queries = match &self.rows {
-            None => range(self.position, end)?.expand_dims(&[1])?,
+    /// Where the queries of this step stand.
+    pub(crate) fn positions(&self) -> Positions<'_> {
+        match &self.rows {
+            None => Positions::Same(self.position),
             Some(rows) => {
-                let own = rows.positions_array.reshape(&[-1, 1, 1, 1])?;
-                range(0, self.n_tokens)?.expand_dims(&[1])?.add(&own)?
+                Positions::Rows { positions: &rows.positions_array, lengths: Some(&rows.lengths) }
             }
-        };
-        let distance = queries.sub(&range(first, end)?)?;
-        let mut mask = distance.ge(&Array::from_slice(&[0i32], &[])?)?;
-        if let Some(window) = window {
-            mask = mask.logical_and(&distance.lt(&Array::from_slice(&[window], &[])?)?)?;
         }
-        kept.push((window, first, mask.clone()));
-        Ok(mask)
+    }
+
+    /// The masks that attention layers share.
+    pub(crate) fn masks(&self) -> &Masks {
+        &self.masks
     }
 }
 

@@ -1,349 +1,386 @@
-//! Eight f32 side by side, so that an inner loop is written once for every processor.
+//! Eight f32 side by side: registers of AVX2 where the processor has it, arrays elsewhere. For
+//! loops that must stay in registers, which compilers do not promise for arrays.
 
-/// Eight f32, loaded, multiplied and stored together.
-///
-/// Every method asks that the processor has the instructions of the implementation, and that
-/// pointers lead to as many elements as are read or written; none needs to be aligned.
-#[allow(clippy::missing_safety_doc)] // Said above, once for all.
+use super::{from_f16, madd};
+
+/// Eight values.
 pub(crate) trait Lanes: Copy {
-    unsafe fn zero() -> Self;
-    /// The value at `from` in every lane.
-    unsafe fn splat(from: *const f32) -> Self;
-    /// Eight f32.
-    unsafe fn f32(from: *const u8) -> Self;
-    /// Eight bf16, widened.
-    unsafe fn bf16(from: *const u8) -> Self;
-    /// Eight f16, widened.
-    unsafe fn f16(from: *const u8) -> Self;
-    /// a·b + c.
-    unsafe fn madd(a: Self, b: Self, c: Self) -> Self;
-    unsafe fn store(self, to: *mut f32);
-    /// Lane j of result i is lane i of row j.
-    unsafe fn transposed(rows: [Self; 8]) -> [Self; 8];
+    /// Whether products are added without rounding between.
+    const FUSED: bool;
 
-    /// `work` as a function of its own, compiled for the processor: inner loops that fill all
-    /// registers must not share them with what stands around them.
-    unsafe fn apart<W: Work>(work: W) -> W::Out;
+    fn splat(x: f32) -> Self;
+    fn load(from: &[f32; 8]) -> Self;
+    fn store(self, to: &mut [f32; 8]);
+    /// Widens eight bf16.
+    fn from_bf16(from: &[u8; 16]) -> Self;
+    /// `self · b + c`.
+    fn madd(self, b: Self, c: Self) -> Self;
+    fn add(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    /// The larger of each pair; `other` where `self` is NaN.
+    fn max(self, other: Self) -> Self;
+    fn sum(self) -> f32;
+    /// Value i of vector j becomes value j of vector i.
+    fn transpose(rows: [Self; 8]) -> [Self; 8];
 
-    /// The sum of all lanes.
+    /// Eight f32 that may begin anywhere.
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        let mut lanes = [0.0f32; 8];
-        // SAFETY: eight values fit.
-        unsafe { self.store(lanes.as_mut_ptr()) };
-        let halves: [f32; 4] = std::array::from_fn(|i| lanes[i] + lanes[i + 4]);
-        (halves[0] + halves[2]) + (halves[1] + halves[3])
+    fn from_f32(from: &[u8; 32]) -> Self {
+        let (words, _) = from.as_chunks::<4>();
+        let mut wide = [0.0; 8];
+        wide.iter_mut().zip(words).for_each(|(x, word)| *x = f32::from_le_bytes(*word));
+        Self::load(&wide)
+    }
+
+    /// Widens eight f16.
+    #[inline(always)]
+    fn from_f16(from: &[u8; 16]) -> Self {
+        let (pairs, _) = from.as_chunks::<2>();
+        let mut wide = [0.0; 8];
+        wide.iter_mut().zip(pairs).for_each(|(x, pair)| *x = from_f16(u16::from_le_bytes(*pair)));
+        Self::load(&wide)
     }
 }
 
-/// A computation that any lanes can do.
-pub(crate) trait Work {
-    type Out;
-
-    /// # Safety
-    /// The processor has what `V` needs, and the work's own data are as it wants them.
-    unsafe fn run<V: Lanes>(self) -> Self::Out;
-}
-
-/// How a tensor's elements are stored.
-pub(crate) trait Stored {
-    /// Bytes of an element.
-    const BYTES: usize;
-
-    /// Eight elements.
-    ///
-    /// # Safety
-    /// That of [`Lanes`].
-    unsafe fn lanes<V: Lanes>(from: *const u8) -> V;
-
-    /// One element.
-    ///
-    /// # Safety
-    /// It can be read.
-    unsafe fn one(from: *const u8) -> f32;
-}
-
-pub(crate) struct F32;
-pub(crate) struct Bf16;
-pub(crate) struct F16;
-
-impl Stored for F32 {
-    const BYTES: usize = 4;
-
-    #[inline(always)]
-    unsafe fn lanes<V: Lanes>(from: *const u8) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { V::f32(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn one(from: *const u8) -> f32 {
-        // SAFETY: the caller's promise.
-        unsafe { from.cast::<f32>().read_unaligned() }
-    }
-}
-
-impl Stored for Bf16 {
-    const BYTES: usize = 2;
-
-    #[inline(always)]
-    unsafe fn lanes<V: Lanes>(from: *const u8) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { V::bf16(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn one(from: *const u8) -> f32 {
-        // SAFETY: the caller's promise.
-        let bits = unsafe { from.cast::<u16>().read_unaligned() };
-        f32::from_bits(u32::from(bits) << 16)
-    }
-}
-
-impl Stored for F16 {
-    const BYTES: usize = 2;
-
-    #[inline(always)]
-    unsafe fn lanes<V: Lanes>(from: *const u8) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { V::f16(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn one(from: *const u8) -> f32 {
-        // SAFETY: the caller's promise.
-        super::from_f16(unsafe { from.cast::<u16>().read_unaligned() })
-    }
-}
-
-/// In Rust's own arithmetic, for every processor.
+/// An array: what every processor can do. Fused where its instructions are part of the target.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable([f32; 8]);
+pub(crate) struct Plain<const FUSED: bool>([f32; 8]);
 
-impl Portable {
+impl<const FUSED: bool> Lanes for Plain<FUSED> {
+    const FUSED: bool = FUSED;
+
     #[inline(always)]
-    unsafe fn each<E: Stored>(from: *const u8) -> Self {
-        let mut lanes = [0.0; 8];
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            // SAFETY: eight elements can be read, by the caller's promise.
-            *lane = unsafe { E::one(from.add(i * E::BYTES)) };
+    fn splat(x: f32) -> Self {
+        Self([x; 8])
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32; 8]) -> Self {
+        Self(*from)
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32; 8]) {
+        *to = self.0;
+    }
+
+    #[inline(always)]
+    fn from_bf16(from: &[u8; 16]) -> Self {
+        let (pairs, _) = from.as_chunks::<2>();
+        let mut wide = [0.0; 8];
+        for (x, pair) in wide.iter_mut().zip(pairs) {
+            *x = f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
         }
-        Self(lanes)
-    }
-}
-
-impl Lanes for Portable {
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self([0.0; 8])
+        Self(wide)
     }
 
     #[inline(always)]
-    unsafe fn splat(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
-        Self([unsafe { from.read_unaligned() }; 8])
-    }
-
-    #[inline(always)]
-    unsafe fn f32(from: *const u8) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Self::each::<F32>(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn bf16(from: *const u8) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Self::each::<Bf16>(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn f16(from: *const u8) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Self::each::<F16>(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn madd(a: Self, b: Self, mut c: Self) -> Self {
-        for i in 0..8 {
-            c.0[i] = super::madd::<{ cfg!(target_arch = "aarch64") }>(a.0[i], b.0[i], c.0[i]);
+    fn madd(self, b: Self, c: Self) -> Self {
+        let mut out = c.0;
+        for (out, (a, b)) in out.iter_mut().zip(self.0.iter().zip(b.0)) {
+            *out = madd::<FUSED>(*a, b, *out);
         }
-        c
+        Self(out)
     }
 
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) };
-    }
-
-    #[inline(never)]
-    unsafe fn apart<W: Work>(work: W) -> W::Out {
-        // SAFETY: the caller's promise.
-        unsafe { work.run::<Self>() }
+    fn add(self, other: Self) -> Self {
+        let mut out = self.0;
+        out.iter_mut().zip(other.0).for_each(|(a, b)| *a += b);
+        Self(out)
     }
 
     #[inline(always)]
-    unsafe fn transposed(rows: [Self; 8]) -> [Self; 8] {
-        std::array::from_fn(|i| Self(std::array::from_fn(|j| rows[j].0[i])))
+    fn mul(self, other: Self) -> Self {
+        let mut out = self.0;
+        out.iter_mut().zip(other.0).for_each(|(a, b)| *a *= b);
+        Self(out)
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        let mut out = other.0;
+        out.iter_mut().zip(self.0).for_each(|(b, a)| *b = if a > *b { a } else { *b });
+        Self(out)
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let x = self.0;
+        ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+    }
+
+    #[inline(always)]
+    fn transpose(rows: [Self; 8]) -> [Self; 8] {
+        let mut out = rows;
+        for (i, out) in out.iter_mut().enumerate() {
+            out.0.iter_mut().zip(&rows).for_each(|(x, row)| *x = row.0[i]);
+        }
+        out
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::Avx2;
+pub(crate) use avx2::Wide;
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    //! AVX2, FMA and F16C.
+mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{Lanes, Work};
+    use super::Lanes;
 
+    /// A register of AVX2. Used only inside of what [`crate::cpu::for_processor`] runs where the
+    /// processor has AVX2 and FMA.
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx2(__m256);
+    pub(crate) struct Wide(__m256);
 
-    impl Avx2 {
-        /// Whether the processor has the instructions.
-        pub(crate) fn is_there() -> bool {
-            crate::cpu::has_avx2() && is_x86_feature_detected!("f16c")
-        }
+    impl Lanes for Wide {
+        const FUSED: bool = true;
 
-        /// # Safety
-        /// That of [`Lanes`] and of the work.
-        #[inline(never)]
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn run<W: Work>(work: W) -> W::Out {
-            // SAFETY: the caller's promise.
-            unsafe { work.run::<Self>() }
-        }
-    }
-
-    impl Lanes for Avx2 {
         #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: the caller's promise, as in all below.
-            Self(unsafe { _mm256_setzero_ps() })
+        fn splat(x: f32) -> Self {
+            // SAFETY: the processor has AVX2, by the type's promise; so below.
+            Self(unsafe { _mm256_set1_ps(x) })
         }
 
         #[inline(always)]
-        unsafe fn splat(from: *const f32) -> Self {
-            // SAFETY: as above.
-            Self(unsafe { _mm256_broadcast_ss(&*from) })
+        fn load(from: &[f32; 8]) -> Self {
+            // SAFETY: eight values are readable.
+            Self(unsafe { _mm256_loadu_ps(from.as_ptr()) })
         }
 
         #[inline(always)]
-        unsafe fn f32(from: *const u8) -> Self {
-            // SAFETY: as above.
-            Self(unsafe { _mm256_loadu_ps(from.cast()) })
+        fn store(self, to: &mut [f32; 8]) {
+            // SAFETY: eight values are writable.
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), self.0) };
         }
 
         #[inline(always)]
-        unsafe fn bf16(from: *const u8) -> Self {
-            // SAFETY: as above.
+        fn from_f32(from: &[u8; 32]) -> Self {
+            // SAFETY: 32 bytes are readable, and the load needs no alignment.
+            Self(unsafe { _mm256_loadu_ps(from.as_ptr().cast()) })
+        }
+
+        #[inline(always)]
+        fn from_bf16(from: &[u8; 16]) -> Self {
+            // SAFETY: 16 bytes are readable, and the load needs no alignment.
             unsafe {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-                Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+                let narrow = _mm_loadu_si128(from.as_ptr().cast());
+                let wide = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow));
+                Self(_mm256_castsi256_ps(wide))
             }
         }
 
         #[inline(always)]
-        unsafe fn f16(from: *const u8) -> Self {
-            // SAFETY: as above.
-            Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+        fn madd(self, b: Self, c: Self) -> Self {
+            // SAFETY: the processor has FMA, by the type's promise.
+            Self(unsafe { _mm256_fmadd_ps(self.0, b.0, c.0) })
         }
 
         #[inline(always)]
-        unsafe fn madd(a: Self, b: Self, c: Self) -> Self {
-            // SAFETY: as above.
-            Self(unsafe { _mm256_fmadd_ps(a.0, b.0, c.0) })
+        fn add(self, other: Self) -> Self {
+            // SAFETY: the processor has AVX2.
+            Self(unsafe { _mm256_add_ps(self.0, other.0) })
         }
 
         #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: as above.
-            unsafe { _mm256_storeu_ps(to, self.0) };
+        fn mul(self, other: Self) -> Self {
+            // SAFETY: the processor has AVX2.
+            Self(unsafe { _mm256_mul_ps(self.0, other.0) })
         }
 
         #[inline(always)]
-        unsafe fn apart<W: Work>(work: W) -> W::Out {
-            // SAFETY: as above.
-            unsafe { Self::run(work) }
+        fn max(self, other: Self) -> Self {
+            // SAFETY: the processor has AVX2.
+            Self(unsafe { _mm256_max_ps(self.0, other.0) })
         }
 
         #[inline(always)]
-        unsafe fn transposed(rows: [Self; 8]) -> [Self; 8] {
-            let [a, b, c, d, e, f, g, h] = rows;
-            // SAFETY: as above.
+        fn sum(self) -> f32 {
+            // SAFETY: the processor has AVX2.
             unsafe {
-                // Pairs of rows, then fours within 128 bits, then the halves.
-                let (ab0, ab1) = (_mm256_unpacklo_ps(a.0, b.0), _mm256_unpackhi_ps(a.0, b.0));
-                let (cd0, cd1) = (_mm256_unpacklo_ps(c.0, d.0), _mm256_unpackhi_ps(c.0, d.0));
-                let (ef0, ef1) = (_mm256_unpacklo_ps(e.0, f.0), _mm256_unpackhi_ps(e.0, f.0));
-                let (gh0, gh1) = (_mm256_unpacklo_ps(g.0, h.0), _mm256_unpackhi_ps(g.0, h.0));
-                let low = [
-                    _mm256_shuffle_ps::<0x44>(ab0, cd0),
-                    _mm256_shuffle_ps::<0xee>(ab0, cd0),
-                    _mm256_shuffle_ps::<0x44>(ab1, cd1),
-                    _mm256_shuffle_ps::<0xee>(ab1, cd1),
-                ];
-                let high = [
-                    _mm256_shuffle_ps::<0x44>(ef0, gh0),
-                    _mm256_shuffle_ps::<0xee>(ef0, gh0),
-                    _mm256_shuffle_ps::<0x44>(ef1, gh1),
-                    _mm256_shuffle_ps::<0xee>(ef1, gh1),
-                ];
+                let upper = _mm256_extractf128_ps::<1>(self.0);
+                let four = _mm_add_ps(_mm256_castps256_ps128(self.0), upper);
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+
+        #[inline(always)]
+        fn transpose(r: [Self; 8]) -> [Self; 8] {
+            // SAFETY: the processor has AVX2.
+            unsafe {
+                // Pairs of rows, then fours, within the halves; then the halves change places.
+                let lo = |i: usize| _mm256_unpacklo_ps(r[i].0, r[i + 1].0);
+                let hi = |i: usize| _mm256_unpackhi_ps(r[i].0, r[i + 1].0);
+                let four = |a: __m256, b: __m256| {
+                    (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b))
+                };
+                let ((a0, a1), (a2, a3)) = (four(lo(0), lo(2)), four(hi(0), hi(2)));
+                let ((b0, b1), (b2, b3)) = (four(lo(4), lo(6)), four(hi(4), hi(6)));
+                let low = |a, b| Self(_mm256_permute2f128_ps::<0x20>(a, b));
+                let high = |a, b| Self(_mm256_permute2f128_ps::<0x31>(a, b));
                 [
-                    Self(_mm256_permute2f128_ps::<0x20>(low[0], high[0])),
-                    Self(_mm256_permute2f128_ps::<0x20>(low[1], high[1])),
-                    Self(_mm256_permute2f128_ps::<0x20>(low[2], high[2])),
-                    Self(_mm256_permute2f128_ps::<0x20>(low[3], high[3])),
-                    Self(_mm256_permute2f128_ps::<0x31>(low[0], high[0])),
-                    Self(_mm256_permute2f128_ps::<0x31>(low[1], high[1])),
-                    Self(_mm256_permute2f128_ps::<0x31>(low[2], high[2])),
-                    Self(_mm256_permute2f128_ps::<0x31>(low[3], high[3])),
+                    low(a0, b0),
+                    low(a1, b1),
+                    low(a2, b2),
+                    low(a3, b3),
+                    high(a0, b0),
+                    high(a1, b1),
+                    high(a2, b2),
+                    high(a3, b3),
                 ]
             }
         }
     }
 }
 
+/// Asks for these bytes, which are to be read soon.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every processor of this kind has the instruction, and the address is a slice's.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
+/// A floating-point type as it is stored, eight at a time.
+pub(crate) trait Stored {
+    /// Bytes of one.
+    const BYTES: usize;
+    /// The bytes of eight.
+    type Eight: Copy;
+
+    /// All whole eights, and the bytes that are left.
+    fn eights(bytes: &[u8]) -> (&[Self::Eight], &[u8]);
+    fn widen<V: Lanes>(from: &Self::Eight) -> V;
+    /// The element that `bytes` begin with.
+    fn one(bytes: &[u8]) -> f32;
+}
+
+/// f32, as stored.
+pub(crate) struct StoredF32;
+/// bf16, as stored.
+pub(crate) struct StoredBf16;
+/// f16, as stored.
+pub(crate) struct StoredF16;
+
+impl Stored for StoredF32 {
+    const BYTES: usize = 4;
+    type Eight = [u8; 32];
+
+    #[inline(always)]
+    fn eights(bytes: &[u8]) -> (&[[u8; 32]], &[u8]) {
+        bytes.as_chunks()
+    }
+
+    #[inline(always)]
+    fn widen<V: Lanes>(from: &[u8; 32]) -> V {
+        V::from_f32(from)
+    }
+
+    #[inline(always)]
+    fn one(bytes: &[u8]) -> f32 {
+        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+impl Stored for StoredBf16 {
+    const BYTES: usize = 2;
+    type Eight = [u8; 16];
+
+    #[inline(always)]
+    fn eights(bytes: &[u8]) -> (&[[u8; 16]], &[u8]) {
+        bytes.as_chunks()
+    }
+
+    #[inline(always)]
+    fn widen<V: Lanes>(from: &[u8; 16]) -> V {
+        V::from_bf16(from)
+    }
+
+    #[inline(always)]
+    fn one(bytes: &[u8]) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16)
+    }
+}
+
+impl Stored for StoredF16 {
+    const BYTES: usize = 2;
+    type Eight = [u8; 16];
+
+    #[inline(always)]
+    fn eights(bytes: &[u8]) -> (&[[u8; 16]], &[u8]) {
+        bytes.as_chunks()
+    }
+
+    #[inline(always)]
+    fn widen<V: Lanes>(from: &[u8; 16]) -> V {
+        V::from_f16(from)
+    }
+
+    #[inline(always)]
+    fn one(bytes: &[u8]) -> f32 {
+        from_f16(u16::from_le_bytes([bytes[0], bytes[1]]))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::for_processor;
 
+    fn values<V: Lanes>(x: V) -> [f32; 8] {
+        let mut to = [0.0; 8];
+        x.store(&mut to);
+        to
+    }
+
+    #[inline(always)]
     fn check<V: Lanes>() {
-        let values: [f32; 8] = [1.5, -2.0, 0.25, 7.0, -0.5, 3.0, 11.0, -4.0];
-        let halves: [u16; 8] = std::array::from_fn(|i| crate::cpu::f16_bits(values[i]));
-        let brains: [u16; 8] = std::array::from_fn(|i| crate::cpu::bf16_bits(values[i]));
-        let listed = |v: V| {
-            let mut to = [0.0f32; 8];
-            // SAFETY: eight values fit; the caller of `check` asked for the instructions.
-            unsafe { v.store(to.as_mut_ptr()) };
-            to
-        };
-        // SAFETY: as above, and eight values are read everywhere.
-        unsafe {
-            let whole = V::f32(values.as_ptr().cast());
-            assert_eq!(listed(whole), values);
-            assert_eq!(listed(V::f16(halves.as_ptr().cast())), values);
-            assert_eq!(listed(V::bf16(brains.as_ptr().cast())), values);
-            assert_eq!(whole.sum(), values.iter().sum::<f32>());
-            let doubled = V::madd(whole, V::splat(&2.0), V::zero());
-            assert_eq!(listed(doubled), values.map(|v| 2.0 * v));
-            let rows: [[f32; 8]; 8] =
-                std::array::from_fn(|i| std::array::from_fn(|j| (10 * i + j) as f32));
-            let turned = V::transposed(rows.map(|row| V::f32(row.as_ptr().cast())));
-            for (i, row) in turned.into_iter().enumerate() {
-                assert_eq!(listed(row), std::array::from_fn(|j| (10 * j + i) as f32));
-            }
+        let rows: [[f32; 8]; 8] =
+            std::array::from_fn(|i| std::array::from_fn(|j| (8 * i + j) as f32 + 0.25));
+        let turned = V::transpose(rows.map(|row| V::load(&row)));
+        for (i, column) in turned.into_iter().enumerate() {
+            assert_eq!(values(column), std::array::from_fn(|j| rows[j][i]), "column {i}");
         }
+        let x = V::load(&rows[0]);
+        assert_eq!(x.sum(), 30.0);
+        assert_eq!(values(x.madd(V::splat(2.0), V::splat(1.0)))[7], 15.5);
+        let (sum, product) = (x.add(V::splat(1.0)), x.mul(V::splat(2.0)));
+        assert_eq!((values(sum)[3], values(product)[3]), (4.25, 6.5));
+        assert_eq!(values(x.max(V::splat(4.0)))[3..5], [4.0, 4.25]);
+        assert_eq!(values(V::splat(f32::NAN).max(x)), rows[0]);
+        let bytes: [u8; 16] = std::array::from_fn(|i| if i % 2 == 0 { 0 } else { 0x3f });
+        assert_eq!(values(V::from_bf16(&bytes)), [f32::from_bits(0x3f00_0000); 8]);
+        assert_eq!(values(V::from_f16(&bytes)), [1.75; 8]);
+        let mut bytes = [0u8; 33];
+        for (to, x) in bytes[1..].chunks_exact_mut(4).zip(rows[3]) {
+            to.copy_from_slice(&x.to_le_bytes());
+        }
+        let (eights, rest) = StoredF32::eights(&bytes[1..]);
+        assert_eq!((values(StoredF32::widen::<V>(&eights[0])), rest.len()), (rows[3], 0));
+    }
+
+    for_processor! { natively = natively_body() }
+
+    #[inline(always)]
+    fn natively_body<const FUSED: bool>() {
+        #[cfg(target_arch = "x86_64")]
+        if FUSED {
+            return check::<Wide>();
+        }
+        check::<Plain<FUSED>>();
     }
 
     #[test]
-    fn every_processors_lanes_hold_and_turn_the_same_values() {
-        check::<Portable>();
-        #[cfg(target_arch = "x86_64")]
-        if Avx2::is_there() {
-            check::<Avx2>();
-        }
+    fn both_kinds_of_lanes_do_the_same() {
+        check::<Plain<false>>();
+        check::<Plain<true>>();
+        natively();
     }
 }

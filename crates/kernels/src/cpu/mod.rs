@@ -1,6 +1,6 @@
 //! What the CPU forms share: threads, conversions, and buffers that tasks write parts of.
 
-mod lanes;
+pub(crate) mod lanes;
 mod pool;
 pub(crate) mod products;
 

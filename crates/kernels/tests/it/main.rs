@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod activation;
+mod attention;
 mod causal_conv;
 mod dense;
 mod embedding;

@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use kernels::activation;
-use mlx::{Array, Attend};
+use kernels::{Kv, activation};
+use mlx::Array;
 
 use crate::checkpoint::Scope;
 use crate::layers::{HeadsIn, Linear, Mixer, RmsNorm, Rope, Sizes};
@@ -136,26 +136,18 @@ impl Attention {
         Ok(Some(pairs.slice_axis(3, c.head_dim..2 * c.head_dim)?))
     }
 
+    /// Queries `[B, H, L, D]` over the cache → `[B, L, H·D]`.
     fn attend(&self, q: &Array, keys: &Array, values: &Array, step: &Step) -> Result<Array> {
-        let n_keys = step.position + step.n_tokens;
-        let window = self.config.window.filter(|w| *w < n_keys);
-        let sinks = self.sinks.as_ref();
-        if step.rows().is_some() {
-            let mask = step.mask(window, 0)?;
-            return Ok(q.attention(keys, values, self.scale, Attend::Mask(&mask), sinks)?);
-        }
-        let Some(window) = window else {
-            let attend = if step.n_tokens == 1 { Attend::All } else { Attend::Causal };
-            return Ok(q.attention(keys, values, self.scale, attend, sinks)?);
+        let attention = kernels::Attention {
+            q,
+            kv: Kv::Rows { keys, values, first_key: 0 },
+            scale: self.scale,
+            positions: step.positions(),
+            window: self.config.window,
+            sinks: self.sinks.as_ref(),
+            masks: step.masks(),
         };
-        let first = (step.position - (window - 1)).max(0);
-        let (keys, values) =
-            (keys.slice_axis(2, first..n_keys)?, values.slice_axis(2, first..n_keys)?);
-        if step.n_tokens == 1 {
-            return Ok(q.attention(&keys, &values, self.scale, Attend::All, sinks)?);
-        }
-        let mask = step.mask(Some(window), first)?;
-        Ok(q.attention(&keys, &values, self.scale, Attend::Mask(&mask), sinks)?)
+        Ok(attention.run()?)
     }
 }
 
@@ -181,7 +173,6 @@ impl Mixer for Attention {
 
         let [keys, values] = kv.append([&k, &v], step)?; // [B, K, T, D]
         let out = self.attend(&q, &keys, &values, step)?;
-        let out = out.swap_axes(1, 2)?.reshape(&[x.dim(0), x.dim(1), c.n_heads * c.head_dim])?;
         self.o_proj.forward(&match gate {
             Some(gate) => activation::sigmoid_gated(&out, &gate)?,
             None => out,

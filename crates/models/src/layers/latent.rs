@@ -9,7 +9,8 @@
 
 use std::rc::Rc;
 
-use mlx::{Array, Attend};
+use kernels::Kv;
+use mlx::Array;
 
 use crate::checkpoint::Scope;
 use crate::layers::{HeadsIn, Linear, Mixer, PerHead, RmsNorm, Rope, Sizes};
@@ -126,11 +127,16 @@ impl LatentAttention {
     }
 
     /// Attends over latents `[B, 1, T, C + R]` without expanding them: queries are brought into the
-    /// latent's space, and its weighted sum is expanded in the end.
+    /// latent's space, and its weighted sum is expanded in the end. → `[B, L, H·V]`.
     fn absorbed(&self, q_n: &Array, q_r: &Array, kv: &Array, step: &Step) -> Result<Array> {
         let q = mlx::concatenate(&[&self.embed_q.forward(q_n)?, q_r], -1)?; // [B, H, L, C + R]
-        let values = kv.slice_axis(3, 0..self.config.kv_lora_rank)?;
-        self.unembed_out.forward(&self.attend(&q, kv, &values, step)?)
+        let c = &self.config;
+        let values = kv.slice_axis(3, 0..c.kv_lora_rank)?;
+        let sums = self.attend(&q, kv, &values, step)?;
+        let (rows, n) = (sums.dim(0), sums.dim(1));
+        let sums = sums.reshape(&[rows, n, c.n_heads, c.kv_lora_rank])?.swap_axes(1, 2)?;
+        let out = self.unembed_out.forward(&sums)?; // [B, H, L, V]
+        Ok(out.swap_axes(1, 2)?.reshape(&[rows, n, c.n_heads * c.value])?)
     }
 
     /// The same with keys and values of every head written out.
@@ -145,14 +151,18 @@ impl LatentAttention {
         self.attend(&q, &keys, &self.unembed_out.forward(&latent)?, step)
     }
 
+    /// Queries `[B, H, L, D]` over keys `[B, K, T, D]` → `[B, L, H·Dv]`.
     fn attend(&self, q: &Array, keys: &Array, values: &Array, step: &Step) -> Result<Array> {
-        let scale = self.config.scale;
-        if step.rows().is_some() {
-            let mask = step.mask(None, 0)?;
-            return Ok(q.attention(keys, values, scale, Attend::Mask(&mask), None)?);
-        }
-        let attend = if step.n_tokens == 1 { Attend::All } else { Attend::Causal };
-        Ok(q.attention(keys, values, scale, attend, None)?)
+        let attention = kernels::Attention {
+            q,
+            kv: Kv::Rows { keys, values, first_key: 0 },
+            scale: self.config.scale,
+            positions: step.positions(),
+            window: None,
+            sinks: None,
+            masks: step.masks(),
+        };
+        Ok(attention.run()?)
     }
 }
 
@@ -191,8 +201,7 @@ impl Mixer for LatentAttention {
         let out = match c.expands(n, step.position + step.n_tokens) {
             true => self.expanded(&q_n, &q_r, &kv, step)?,
             false => self.absorbed(&q_n, &q_r, &kv, step)?,
-        }; // [B, H, L, V]
-        let out = out.swap_axes(1, 2)?.reshape(&[rows, n, c.n_heads * c.value])?;
+        }; // [B, L, H·V]
         self.o_proj.forward(&out)
     }
 }
@@ -238,7 +247,7 @@ mod tests {
             let step = Step::new(n_all - n_new, n_new);
             let absorbed = layer.absorbed(&q_n, &q_r, &kv, &step).unwrap();
             let expanded = layer.expanded(&q_n, &q_r, &kv, &step).unwrap();
-            assert_eq!(absorbed.shape(), [2, n_heads, n_new, value]);
+            assert_eq!(absorbed.shape(), [2, n_new, n_heads * value]);
             let numbers = |a: &Array| a.to_f32_vec().unwrap();
             let largest = numbers(&expanded).iter().fold(0f32, |m, v| m.max(v.abs()));
             for (a, b) in numbers(&absorbed).iter().zip(numbers(&expanded)) {

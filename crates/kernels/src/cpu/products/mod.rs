@@ -8,15 +8,17 @@
 //!
 //! How a sum is ordered depends on the form and on `n_in` alone, not on the other rows.
 
+mod lanes;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use mlx::{Dtype, StridedRef};
 
-#[cfg(target_arch = "x86_64")]
-use super::lanes::Avx2;
-use super::lanes::{Bf16, F16, F32, Lanes, Portable, Stored, Work};
 use super::{Failure, Parts, each, n_threads};
+#[cfg(target_arch = "x86_64")]
+use lanes::Avx2;
+use lanes::{Bf16, F16, F32, Lanes, Portable, Stored, Work};
 
 /// Up to how many rows of one matrix are few.
 const FEW_ROWS: usize = 16;

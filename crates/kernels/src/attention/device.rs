@@ -1,0 +1,42 @@
+//! Attention by MLX's own operation, with as few masks as it needs.
+
+use mlx::{Array, Attend, Dtype, Result};
+
+use super::twin::laid_out;
+use super::{Attention, Positions, Sizes};
+
+pub(super) fn run(a: &Attention<'_>, s: Sizes) -> Result<Array> {
+    let (keys, values) = laid_out(a, s)?;
+    let first = a.kv.first_key();
+    let window = a.window.filter(|&window| window < s.keys);
+    let attend = |from: i32, to: i32, mask: Attend<'_>| {
+        let part = |x: &Array| x.slice_axis(2, from - first..to - first);
+        let sinks = a.sinks.map(|sinks| sinks.astype(dtype(a))).transpose()?;
+        a.q.attention(&part(&keys)?, &part(&values)?, a.scale, mask, sinks.as_ref())
+    };
+    let out = match a.positions {
+        Positions::Rows { .. } => {
+            let mask = a.masks.get(a, s, window, (first, first + s.keys))?;
+            attend(first, first + s.keys, Attend::Mask(&mask))?
+        }
+        Positions::Same(position) => {
+            let end = position + s.queries;
+            let from = window.map_or(first, |window| first.max(position - (window - 1)));
+            if s.queries == 1 {
+                attend(from, end, Attend::All)?
+            } else if window.is_some_and(|window| window < end - first) {
+                let mask = a.masks.get(a, s, window, (from, end))?;
+                attend(from, end, Attend::Mask(&mask))?
+            } else {
+                attend(from, end, Attend::Causal)?
+            }
+        }
+    };
+    out.swap_axes(1, 2)?.reshape(&s.out())?.astype(a.q.dtype())
+}
+
+/// The dtype that MLX computes in, in which it wants sinks.
+fn dtype(a: &Attention<'_>) -> Dtype {
+    let (q, keys) = (a.q.dtype(), a.kv.both().0.dtype());
+    if q == keys { q } else { Dtype::F32 }
+}
