@@ -119,6 +119,12 @@ impl<'a> Coded<'a> {
         &self.codes[row * n_bytes..][..n_bytes]
     }
 
+    /// The packed codes of `n` rows from row `first` on.
+    pub fn packed_rows(&self, first: usize, n: usize) -> &'a [u8] {
+        let n_bytes = self.n_in * self.bits() / 8;
+        &self.codes[first * n_bytes..][..n * n_bytes]
+    }
+
     fn groups(&self) -> usize {
         self.n_in / self.quantization.group_size as usize
     }
@@ -182,6 +188,12 @@ pub(super) struct Scalings {
 }
 
 impl Scalings {
+    #[cfg(test)]
+    pub fn of(scales: Vec<f32>, offsets: Vec<f32>, n: usize) -> Self {
+        let (n_scales, n_offsets) = (scales.len() / n, offsets.len() / n);
+        Self { scales, offsets, n_scales, n_offsets, room: Vec::new() }
+    }
+
     /// Reads those of `n` rows from row `first` on.
     pub fn read(&mut self, coded: &Coded<'_>, first: usize, n: usize) {
         let n_blocks = coded.n_in.div_ceil(BLOCK);

@@ -8,7 +8,7 @@ use mlx::{Array, CpuKernel, Dtype, Quantization, Quantized, Result, TensorMut, T
 
 use super::activations::{Activations, BLOCK};
 use super::coded::{Coded, Scalings};
-use super::tile::{self, Codes, Kind, Source, TOKENS, Table};
+use super::tile::{self, Kind, Source, TOKENS, Table, Weights};
 use super::unpack::unpack;
 use super::{Join, exact};
 use crate::cpu::{Failure, Floats, Parts, each, exp, n_threads};
@@ -254,19 +254,12 @@ fn integer_band(
             unpack(coded, coded.packed(row), &mut unpacked[i * n_bytes..][..n_bytes]);
         }
     }
-    let codes = |i: usize| Codes {
-        codes: if unpacks {
-            &unpacked[i * n_bytes..][..n_bytes]
-        } else {
-            coded.packed(rows.start + i)
-        },
-        scales: room.scalings.scales(i),
-        offsets: room.scalings.offsets(i),
+    let weights = Weights {
+        codes: if unpacks { unpacked } else { coded.packed_rows(rows.start, n) },
+        n_bytes: if unpacks { n_bytes } else { coded.n_in * coded.bits() / 8 },
+        scalings: &room.scalings,
+        n,
     };
-    let mut weights = [codes(0); BAND];
-    for (i, weights) in weights.iter_mut().enumerate().take(n) {
-        *weights = codes(i);
-    }
     for (t, slots) in slots.chunks(TOKENS).enumerate() {
         let mut tokens = [x.row(slots[0].x); TOKENS];
         for (token, slot) in tokens.iter_mut().zip(slots) {
@@ -274,7 +267,7 @@ fn integer_band(
         }
         let values = &mut values[t * TOKENS * n..];
         let to = &mut Table { values, stride: n };
-        tile::products(&weights[..n], &tokens[..slots.len()], kind, to);
+        tile::products(&weights, &tokens[..slots.len()], kind, to);
     }
 }
 

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | [`reference`] | everywhere | the twin: dequantized to f32, then multiplied |
 //! | MLX's `quantized_matmul`, `gather_qmm` | CUDA, Metal | |
-//! | `tile.rs` | CPU, 16-bit activations | activations rounded to 8 bits, eight to a scale; sums of integers |
+//! | `tile.rs` | CPU, 16-bit activations | activations rounded to 8 bits, eight to a scale |
 //! | `exact.rs` | CPU, f32 activations, mxfp8, on request | f32 throughout |
 //!
 //! The integer form differs from the exact one by the rounding of the activations, 0.3 % of the

@@ -6,6 +6,7 @@
 //! most 6 bits, and signed ones are added up as pairs only.
 
 use super::activations::{BLOCK, LANES, Row};
+use super::coded::Scalings;
 
 /// A row of weights.
 #[derive(Clone, Copy)]
@@ -45,24 +46,51 @@ pub(super) const ROWS: usize = 4;
 /// Most rows of activations.
 pub(super) const TOKENS: usize = 4;
 
-/// The products of all `w` with all `x`: `to[r * stride_w + t * stride_x]`. At most [`ROWS`] and
-/// [`TOKENS`].
-pub(super) fn products(w: &[Codes<'_>], x: &[Row<'_>], kind: Kind, to: &mut Table<'_>) {
+/// Rows of weights one after another.
+pub(super) struct Weights<'a> {
+    /// As many bytes for each row.
+    pub codes: &'a [u8],
+    /// How many.
+    pub n_bytes: usize,
+    /// Of the same rows.
+    pub scalings: &'a Scalings,
+    /// How many there are.
+    pub n: usize,
+}
+
+impl Weights<'_> {
+    #[inline(always)]
+    fn row(&self, i: usize) -> Codes<'_> {
+        Codes {
+            codes: &self.codes[i * self.n_bytes..][..self.n_bytes],
+            scales: self.scalings.scales(i),
+            offsets: self.scalings.offsets(i),
+        }
+    }
+}
+
+/// The products of all `w` with all `x`, of which there are at most [`TOKENS`].
+pub(super) fn products(w: &Weights<'_>, x: &[Row<'_>], kind: Kind, to: &mut Table<'_>) {
     let fast = fast_forms();
-    let (mut first, mut rest) = (0, w);
-    while !rest.is_empty() {
+    let mut first = 0;
+    while first < w.n {
+        let left = w.n - first;
         let one_by_one = x.len() == 1 || kind.source != Source::Unpacked;
-        let n = if one_by_one && rest.len() >= 4 {
+        let n = if one_by_one && left >= 4 {
             4
-        } else if !one_by_one && rest.len() >= 2 {
+        } else if !one_by_one && left >= 2 {
             2
         } else {
             1
         };
+        let mut rows = [w.row(first); ROWS];
+        for r in 1..n {
+            rows[r] = w.row(first + r);
+        }
         let mut t = 0;
         while t < x.len() {
             let n_x = if x.len() - t >= 4 && !one_by_one { 4 } else { 1 };
-            let (w, x) = (&rest[..n], &x[t..t + n_x]);
+            let (w, x) = (&rows[..n], &x[t..t + n_x]);
             let sums = if fast { fast_tile(w, x, kind) } else { portable(w, x, kind) };
             for (r, sums) in sums.iter().enumerate().take(n) {
                 for (i, sum) in sums.iter().enumerate().take(n_x) {
@@ -72,7 +100,6 @@ pub(super) fn products(w: &[Codes<'_>], x: &[Row<'_>], kind: Kind, to: &mut Tabl
             t += n_x;
         }
         first += n;
-        rest = &rest[n..];
     }
 }
 
@@ -208,124 +235,146 @@ mod avx2 {
         kind: Kind,
     ) -> Sums {
         let n_blocks = x[0].codes.len() / BLOCK;
-        let n_sums = x[0].sums.len();
-        let (w_bytes, n_scales) =
-            (if SOURCE == NIBBLES { 32 } else { BLOCK }, if BY_LANE { LANES } else { 1 });
-        assert!(w.len() == R && x.len() == T && n_sums.is_multiple_of(LANES));
-        for w in w {
-            assert!(w.codes.len() >= n_blocks * w_bytes && w.offsets.len() >= n_sums);
-            assert!(w.scales.len() >= n_blocks * n_scales);
-        }
-        for x in x {
-            assert!(x.codes.len() >= n_blocks * BLOCK && x.scales.len() >= n_blocks * LANES);
-            assert!(x.sums.len() >= n_sums);
-        }
-        let w: [Codes<'_>; R] = std::array::from_fn(|r| w[r]);
-        let x: [Row<'_>; T] = std::array::from_fn(|t| x[t]);
-        let (ones, mask) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
-        let (bytes, flip) = (_mm256_set1_epi16(255), _mm256_set1_epi8(-128));
-        let table = match kind.source {
-            Source::Nibbles(Some(t)) => {
-                // SAFETY: the table has 16 bytes.
-                _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(t.as_ptr().cast()) })
-            }
-            _ => _mm256_setzero_si256(),
-        };
-        let has_table = matches!(kind.source, Source::Nibbles(Some(_)));
+        let w_bytes = if SOURCE == NIBBLES { 32 } else { BLOCK };
+        check::<R, T>(w, x, n_blocks * w_bytes, n_blocks * if BY_LANE { LANES } else { 1 });
+        let (w, x) = (&w[..R], &x[..T]);
+        let (ones, table) = (_mm256_set1_epi16(1), table(kind));
         let mut acc = [[_mm256_setzero_ps(); T]; R];
         for b in 0..n_blocks {
-            let codes: [_; R] = std::array::from_fn(|r| {
-                // SAFETY: inside the row, by the assertions.
-                let at = unsafe { w[r].codes.as_ptr().add(b * w_bytes).cast::<__m256i>() };
-                if SOURCE == UNPACKED {
-                    // SAFETY: as above.
-                    return unsafe { (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))) };
-                }
-                let ahead = w[r].codes.as_ptr().wrapping_add(b * w_bytes + AHEAD_BYTES);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                if SOURCE == BYTES {
-                    // SAFETY: as above.
-                    let (a, b) = unsafe { (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))) };
-                    let (a, b) = (_mm256_xor_si256(a, flip), _mm256_xor_si256(b, flip));
-                    let low = |x| _mm256_and_si256(x, bytes);
-                    let high = |x| _mm256_srli_epi16::<8>(x);
-                    let order = |x| _mm256_permute4x64_epi64::<0b11_01_10_00>(x);
-                    return (
-                        order(_mm256_packus_epi16(low(a), low(b))),
-                        order(_mm256_packus_epi16(high(a), high(b))),
-                    );
-                }
-                // SAFETY: as above.
-                let both = unsafe { _mm256_loadu_si256(at) };
-                let low = _mm256_and_si256(both, mask);
-                let high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-                if has_table {
-                    (_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high))
-                } else {
-                    (low, high)
-                }
-            });
-            let scales: [_; R] = std::array::from_fn(|r| {
-                // SAFETY: inside the scales, by the assertions.
+            let mut codes = [(ones, ones); R];
+            let mut scales = [_mm256_setzero_ps(); R];
+            for r in 0..R {
+                // SAFETY: inside the row and its scales, by the check.
                 unsafe {
-                    if BY_LANE {
+                    codes[r] = block::<SOURCE>(w[r].codes.as_ptr().add(b * w_bytes), table);
+                    scales[r] = if BY_LANE {
                         _mm256_loadu_ps(w[r].scales.as_ptr().add(b * LANES))
                     } else {
                         _mm256_broadcast_ss(w[r].scales.get_unchecked(b))
-                    }
+                    };
                 }
-            });
+            }
             for t in 0..T {
-                // SAFETY: inside the row, by the assertions.
+                // SAFETY: inside the row, by the check.
                 let (x0, x1, x_scales) = unsafe {
                     let at = x[t].codes.as_ptr().add(b * BLOCK).cast::<__m256i>();
                     let scales = _mm256_loadu_ps(x[t].scales.as_ptr().add(b * LANES));
                     (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1)), scales)
                 };
                 for r in 0..R {
-                    let (w0, w1) = codes[r];
-                    let dots = if SIGNED {
-                        let pairs = |w, x| {
-                            let signed = _mm256_sign_epi8(x, w);
-                            _mm256_madd_epi16(
-                                _mm256_maddubs_epi16(_mm256_abs_epi8(w), signed),
-                                ones,
-                            )
-                        };
-                        _mm256_add_epi32(pairs(w0, x0), pairs(w1, x1))
-                    } else {
-                        let pairs = _mm256_add_epi16(
-                            _mm256_maddubs_epi16(w0, x0),
-                            _mm256_maddubs_epi16(w1, x1),
-                        );
-                        _mm256_madd_epi16(pairs, ones)
-                    };
-                    acc[r][t] = _mm256_fmadd_ps(
-                        _mm256_cvtepi32_ps(dots),
-                        _mm256_mul_ps(x_scales, scales[r]),
-                        acc[r][t],
-                    );
+                    let dots = dots::<SIGNED>(codes[r], (x0, x1), ones);
+                    let scale = _mm256_mul_ps(x_scales, scales[r]);
+                    acc[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scale, acc[r][t]);
                 }
             }
         }
         let mut sums = Sums::default();
         for r in 0..R {
             for t in 0..T {
-                let mut sum = acc[r][t];
-                for i in (0..n_sums).step_by(LANES) {
-                    // SAFETY: inside both, by the assertions: the number is whole vectors.
-                    unsafe {
-                        let offsets = _mm256_loadu_ps(w[r].offsets.as_ptr().add(i));
-                        let of_x = _mm256_loadu_ps(x[t].sums.as_ptr().add(i));
-                        sum = _mm256_fmadd_ps(offsets, of_x, sum);
-                    }
-                }
-                let half = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-                let two = _mm_add_ps(half, _mm_movehl_ps(half, half));
-                sums[r][t] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+                sums[r][t] = total(acc[r][t], w[r].offsets, x[t].sums);
             }
         }
         sums
+    }
+
+    /// Everything that the loop relies on.
+    #[inline]
+    fn check<const R: usize, const T: usize>(
+        w: &[Codes<'_>],
+        x: &[Row<'_>],
+        n_bytes: usize,
+        n_scales: usize,
+    ) {
+        let n_codes = x[0].codes.len();
+        assert!(w.len() == R && x.len() == T);
+        for w in w {
+            assert!(w.codes.len() >= n_bytes && w.scales.len() >= n_scales);
+        }
+        for x in x {
+            assert!(x.codes.len() == n_codes && x.scales.len() >= n_codes / BLOCK * LANES);
+        }
+    }
+
+    /// The table of nibbles, if there is one.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn table(kind: Kind) -> Option<__m256i> {
+        match kind.source {
+            Source::Nibbles(Some(t)) => {
+                // SAFETY: the table has 16 bytes.
+                Some(_mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(t.as_ptr().cast()) }))
+            }
+            _ => None,
+        }
+    }
+
+    /// The codes of a block.
+    ///
+    /// # Safety
+    /// A block of this source lies at `at`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn block<const SOURCE: u8>(at: *const u8, table: Option<__m256i>) -> (__m256i, __m256i) {
+        let (mask, bytes, flip) =
+            (_mm256_set1_epi8(15), _mm256_set1_epi16(255), _mm256_set1_epi8(-128));
+        let halves = at.cast::<__m256i>();
+        if SOURCE == UNPACKED {
+            // SAFETY: the caller's promise.
+            return unsafe { (_mm256_loadu_si256(halves), _mm256_loadu_si256(halves.add(1))) };
+        }
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD_BYTES).cast());
+        if SOURCE == BYTES {
+            // SAFETY: the caller's promise.
+            let (a, b) = unsafe { (_mm256_loadu_si256(halves), _mm256_loadu_si256(halves.add(1))) };
+            let (a, b) = (_mm256_xor_si256(a, flip), _mm256_xor_si256(b, flip));
+            let even = _mm256_packus_epi16(_mm256_and_si256(a, bytes), _mm256_and_si256(b, bytes));
+            let odd = _mm256_packus_epi16(_mm256_srli_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
+            return (
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(even),
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(odd),
+            );
+        }
+        // SAFETY: the caller's promise.
+        let both = unsafe { _mm256_loadu_si256(halves) };
+        let low = _mm256_and_si256(both, mask);
+        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
+        match table {
+            Some(table) => (_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high)),
+            None => (low, high),
+        }
+    }
+
+    /// The products of a block, summed by lane.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn dots<const SIGNED: bool>(
+        w: (__m256i, __m256i),
+        x: (__m256i, __m256i),
+        ones: __m256i,
+    ) -> __m256i {
+        if !SIGNED {
+            let (a, b) = (_mm256_maddubs_epi16(w.0, x.0), _mm256_maddubs_epi16(w.1, x.1));
+            return _mm256_madd_epi16(_mm256_add_epi16(a, b), ones);
+        }
+        let a = _mm256_maddubs_epi16(_mm256_abs_epi8(w.0), _mm256_sign_epi8(x.0, w.0));
+        let b = _mm256_maddubs_epi16(_mm256_abs_epi8(w.1), _mm256_sign_epi8(x.1, w.1));
+        _mm256_add_epi32(_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones))
+    }
+
+    /// The sum of the lanes, and of offsets times sums.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn total(lanes: __m256, offsets: &[f32], sums: &[f32]) -> f32 {
+        let mut lanes = lanes;
+        for (offset, sum) in offsets.chunks_exact(LANES).zip(sums.chunks_exact(LANES)) {
+            // SAFETY: both have eight values.
+            let (offset, sum) =
+                unsafe { (_mm256_loadu_ps(offset.as_ptr()), _mm256_loadu_ps(sum.as_ptr())) };
+            lanes = _mm256_fmadd_ps(offset, sum, lanes);
+        }
+        let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
     }
 }
 
@@ -372,28 +421,24 @@ mod tests {
                 });
                 let x = x.collect::<Vec<_>>();
                 let made = Activations::new(&x, n_blocks * BLOCK, 32);
-                let scales = (0..n_w * n_blocks * LANES).map(|i| 0.5 + (i % 7) as f32);
+                let n_scales = n_w * n_blocks * if lanes { LANES } else { 1 };
+                let scales = (0..n_scales).map(|i| 0.5 + (i % 7) as f32);
                 let scales = scales.collect::<Vec<_>>();
                 let n_offsets = made.row(0).sums.len();
                 let offsets = (0..n_w * n_offsets).map(|i| (i % 11) as f32 - 5.0);
                 let offsets = offsets.collect::<Vec<_>>();
-                let w = (0..n_w).map(|r| Codes {
-                    codes: &codes[r * n_bytes..][..n_bytes],
-                    scales: &scales[r * n_blocks * LANES..][..n_blocks * LANES],
-                    offsets: &offsets[r * n_offsets..][..n_offsets],
-                });
-                let w = w.collect::<Vec<_>>();
+                let scalings = &Scalings::of(scales, offsets, n_w);
+                let w = Weights { codes: &codes, n_bytes, scalings, n: n_w };
                 let rows = (0..n_x).map(|t| made.row(t)).collect::<Vec<_>>();
                 let mut found = vec![0.0; n_w * n_x];
-                for (r, w) in w.chunks(ROWS).enumerate() {
-                    for (t, x) in rows.chunks(TOKENS).enumerate() {
-                        let values = &mut found[t * TOKENS * n_w + r * ROWS..];
-                        products(w, x, kind, &mut Table { values, stride: n_w });
-                    }
+                for (t, x) in rows.chunks(TOKENS).enumerate() {
+                    let values = &mut found[t * TOKENS * n_w..];
+                    products(&w, x, kind, &mut Table { values, stride: n_w });
                 }
                 for (t, x) in rows.iter().enumerate() {
-                    for (r, w) in w.iter().enumerate() {
-                        let (found, wanted) = (found[t * n_w + r], portable_one(w, x, kind));
+                    for r in 0..n_w {
+                        let found = found[t * n_w + r];
+                        let wanted = portable_one(&w.row(r), x, kind);
                         let off = (found - wanted).abs();
                         assert!(off <= 1e-5 * wanted.abs().max(1e3), "{found} {wanted}");
                     }
