@@ -253,7 +253,7 @@ fn a_model_without_a_template_can_be_continued_raw() {
 #[test]
 fn bad_flags_are_usage_errors_that_name_the_flag() {
     let home = Home::new();
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--temperature", "-1"], "--temperature must be at least 0"),
         (&["--top-p", "nan"], "--top-p must be above 0"),
         (&["--max-tokens", "0"], "--max-tokens"),
@@ -261,6 +261,7 @@ fn bad_flags_are_usage_errors_that_name_the_flag() {
         (&["--seed", "-1"], "invalid value '-1' for '--seed <N>'"),
         (&["--top-k", "-1"], "invalid value '-1' for '--top-k <K>'"),
         (&["--backend", "rocm"], "auto, cpu, cuda or metal"),
+        (&["--threads", "0"], "invalid value '0' for '--threads <N>'"),
         (&["--repetition-penalty", "0"], "--repetition-penalty must be above 0"),
         (&["--frobnicate"], "--frobnicate"),
     ];
