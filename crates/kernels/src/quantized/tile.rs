@@ -84,8 +84,8 @@ pub(super) fn products(w: &Weights<'_>, x: &[Row<'_>], kind: Kind, to: &mut Tabl
             1
         };
         let mut rows = [w.row(first); ROWS];
-        for r in 1..n {
-            rows[r] = w.row(first + r);
+        for (r, row) in rows.iter_mut().enumerate().take(n) {
+            *row = w.row(first + r);
         }
         let mut t = 0;
         while t < x.len() {
