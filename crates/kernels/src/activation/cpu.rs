@@ -56,6 +56,21 @@ fn activate_body<const FUSED: bool>(task: &Task<'_>, rows: Range<usize>) {
     }
 }
 
+for_processor! {
+    /// silu(gate) ⊙ up, left in `up`.
+    swiglu = swiglu_body(gate: &[f32], up: &mut [f32])
+}
+
+#[inline(always)]
+fn swiglu_body<const FUSED: bool>(gate: &[f32], up: &mut [f32]) {
+    apply::<FUSED>(Rule::SwiGlu, gate, up);
+}
+
+/// silu(gate) ⊙ up in f32, left in `up`, for kernels that join a gate with more.
+pub(crate) fn join_swiglu(gate: &[f32], up: &mut [f32]) {
+    swiglu(gate, up);
+}
+
 /// Leaves the result in `up`.
 #[inline(always)]
 fn apply<const FUSED: bool>(rule: Rule, gate: &[f32], up: &mut [f32]) {

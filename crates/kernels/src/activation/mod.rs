@@ -15,6 +15,8 @@
 mod cpu;
 mod twin;
 
+pub(crate) use cpu::join_swiglu;
+
 use mlx::{Array, Backend, Device, Result};
 
 use crate::input::{expect_dtype, expect_float, refused};

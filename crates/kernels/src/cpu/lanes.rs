@@ -235,19 +235,6 @@ mod avx2 {
     }
 }
 
-/// Asks for these bytes, which are to be read soon.
-#[inline(always)]
-pub(crate) fn prefetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every processor of this kind has the instruction, and the address is a slice's.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
-}
-
 /// A floating-point type as it is stored, eight at a time.
 pub(crate) trait Stored {
     /// Bytes of one.

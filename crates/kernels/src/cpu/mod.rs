@@ -54,8 +54,8 @@ impl<'a> Floats<'a> {
     /// Asks for elements `start..start + n`, which will be read soon; there may be fewer.
     pub(crate) fn prefetch(&self, start: usize, n: usize) {
         match self {
-            Self::F32(values) => prefetch(values, start, n),
-            Self::Bf16(bytes) | Self::F16(bytes) => prefetch(bytes, 2 * start, 2 * n),
+            Self::F32(values) => prefetch(part(values, start, n)),
+            Self::Bf16(bytes) | Self::F16(bytes) => prefetch(part(bytes, 2 * start, 2 * n)),
         }
     }
 
@@ -146,9 +146,14 @@ pub(crate) fn each_rows(n: usize, width: usize, task: &(dyn Fn(Range<usize>) + S
     each(n.div_ceil(rows), &|i| task(i * rows..n.min((i + 1) * rows)));
 }
 
-/// Asks the memory for elements `start..start + n`, as far as they are there.
-pub(crate) fn prefetch<T>(values: &[T], start: usize, n: usize) {
-    let values = &values[start.min(values.len())..(start + n).min(values.len())];
+/// Elements `start..start + n`, as far as they are there.
+pub(crate) fn part<T>(values: &[T], start: usize, n: usize) -> &[T] {
+    &values[start.min(values.len())..(start + n).min(values.len())]
+}
+
+/// Asks the memory for these values, which will be read soon.
+#[inline(always)]
+pub(crate) fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks((64 / size_of::<T>()).max(1)) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

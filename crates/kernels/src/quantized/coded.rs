@@ -7,7 +7,7 @@
 use mlx::{Dtype, QuantMode, Quantization, TensorRef};
 
 use super::activations::{BLOCK, LANES, n_sums};
-use crate::cpu::{Failure, Floats, for_processor, madd, prefetch};
+use crate::cpu::{Failure, Floats, for_processor, madd, part, prefetch};
 
 /// Scales or offsets.
 #[derive(Clone, Copy)]
@@ -115,8 +115,7 @@ impl<'a> Coded<'a> {
 
     /// The packed codes of a row, counted through the whole stack.
     pub fn packed(&self, row: usize) -> &'a [u8] {
-        let n_bytes = self.n_in * self.bits() / 8;
-        &self.codes[row * n_bytes..][..n_bytes]
+        self.packed_rows(row, 1)
     }
 
     /// The packed codes of `n` rows from row `first` on.
@@ -134,7 +133,7 @@ impl<'a> Coded<'a> {
         let (begin, n) = (first * self.groups(), n * self.groups());
         match self.scales {
             Numbers::Floats(floats) => floats.prefetch(begin, n),
-            Numbers::E8m0(bytes) | Numbers::E4m3(bytes) => prefetch(bytes, begin, n),
+            Numbers::E8m0(bytes) | Numbers::E4m3(bytes) => prefetch(part(bytes, begin, n)),
         }
         if let Some(biases) = self.biases {
             biases.prefetch(begin, n);

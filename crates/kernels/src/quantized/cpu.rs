@@ -4,14 +4,15 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use mlx::{Array, CpuKernel, Dtype, Quantization, Quantized, Result, TensorMut, TensorRef};
+use mlx::{Array, CpuKernel, Quantization, Quantized, Result, TensorMut, TensorRef};
 
 use super::activations::{Activations, BLOCK};
 use super::coded::{Coded, Scalings};
 use super::tile::{self, Kind, Source, TOKENS, Table, Weights};
 use super::unpack::unpack;
 use super::{Join, exact};
-use crate::cpu::{Failure, Floats, Parts, each, exp, n_threads};
+use crate::activation::join_swiglu;
+use crate::cpu::{Failure, Floats, Parts, each, n_threads};
 
 /// Most outputs of a task.
 const BAND: usize = 64;
@@ -39,8 +40,6 @@ impl Call<'_> {
             Some(which) => [which.shape(), &[1]].concat(),
             None => x.shape()[..x.n_dims() - 1].to_vec(),
         };
-        // f16 is read, but not written.
-        let native = if x.dtype() == Dtype::F16 { Dtype::F32 } else { x.dtype() };
         let shape = |w: &Quantized| {
             let mut shape = leading.clone();
             shape.push(w.weight.dim(-2));
@@ -48,7 +47,7 @@ impl Call<'_> {
         };
         let shapes = self.matrices.iter().step_by(self.join.n_matrices()).map(|w| shape(w));
         let shapes = shapes.collect::<Vec<_>>();
-        let outputs = shapes.iter().map(|shape| (&shape[..], native)).collect::<Vec<_>>();
+        let outputs = shapes.iter().map(|shape| (&shape[..], x.dtype())).collect::<Vec<_>>();
         let mut inputs = vec![x];
         inputs.extend(self.which);
         let mut forms = Vec::new();
@@ -58,11 +57,10 @@ impl Call<'_> {
             forms.push((w.quantization, 2 + usize::from(w.biases.is_some())));
         }
         let (join, exact, has_which) = (self.join, self.exact, self.which.is_some());
-        let made = CpuKernel::call(&inputs, &outputs, move |ins, outs| {
+        CpuKernel::call(&inputs, &outputs, move |ins, outs| {
             Work::new(ins, has_which, &forms, join, exact, outs)?.run();
             Ok(())
-        })?;
-        made.into_iter().map(|out| out.astype(x.dtype())).collect()
+        })
     }
 }
 
@@ -192,12 +190,15 @@ impl<'a> Work<'a> {
                 None => self.exact_band(coded, rows, slots, room, values),
             }
         }
-        let [values, ups] = &mut tables;
-        if self.join == Join::Swiglu {
-            for (gate, up) in values[..slots.len() * n].iter_mut().zip(&*ups) {
-                *gate = *gate / (1.0 + exp::<false>(-*gate)) * up;
+        let [first_values, second_values] = &mut tables;
+        let values = match self.join {
+            Join::Apart => first_values,
+            Join::Swiglu => {
+                let n_values = slots.len() * n;
+                join_swiglu(&first_values[..n_values], &mut second_values[..n_values]);
+                second_values
             }
-        }
+        };
         for (slot, values) in slots.iter().zip(values.chunks(n)) {
             // SAFETY: this band of this row of this output belongs to one task alone.
             unsafe { self.outs[output].write(slot.out * n_out + first, values) };

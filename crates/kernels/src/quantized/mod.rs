@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mlx::{Array, Backend, Device, Dtype, Gathered, QuantMode, Quantized, Result};
 
+use crate::activation;
 use crate::input::{expect_dtype, expect_float, refused};
 
 const OP: &str = "quantized";
@@ -77,7 +78,10 @@ pub fn swiglu(x: &Array, gate: &Quantized, up: &Quantized) -> Result<Array> {
     check_pair(x, gate, up, 2)?;
     match Device::current_backend() {
         Backend::Cpu => Ok(only(on_cpu(x, None, &[gate, up], Join::Swiglu)?)),
-        Backend::Cuda | Backend::Metal => joined(&products(x, &[gate, up])?),
+        Backend::Cuda | Backend::Metal => {
+            let made = products(x, &[gate, up])?;
+            activation::swiglu(&made[0], &made[1])
+        }
     }
 }
 
@@ -114,7 +118,8 @@ pub fn chosen_swiglu(
     match Device::current_backend() {
         Backend::Cpu => Ok(only(on_cpu(x, Some(which), &[gate, up], Join::Swiglu)?)),
         Backend::Cuda | Backend::Metal => {
-            joined(&[chosen(x, gate, which, sorted)?, chosen(x, up, which, sorted)?])
+            let gate = chosen(x, gate, which, sorted)?;
+            activation::swiglu(&gate, &chosen(x, up, which, sorted)?)
         }
     }
 }
@@ -172,10 +177,6 @@ fn on_cpu(
 ) -> Result<Vec<Array>> {
     let exact = x.dtype() == Dtype::F32 || EXACT.load(Ordering::Relaxed);
     cpu::Call { x, which, matrices, join, exact }.run()
-}
-
-fn joined(parts: &[Array]) -> Result<Array> {
-    parts[0].silu()?.mul(&parts[1])
 }
 
 fn only(made: Vec<Array>) -> Array {

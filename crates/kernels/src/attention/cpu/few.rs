@@ -8,7 +8,8 @@
 
 use super::softmax::Softmax;
 use super::{Partial, TILE, Task, Unit};
-use crate::cpu::lanes::{Lanes, Stored, prefetch};
+use crate::cpu::lanes::{Lanes, Stored};
+use crate::cpu::prefetch;
 
 /// A tile of keys or values.
 type Rows<'t> = [&'t [u8]];
