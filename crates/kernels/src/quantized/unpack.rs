@@ -6,7 +6,8 @@
 use super::activations::BLOCK;
 use super::coded::{Coded, word};
 
-/// Unpacks `packed` to whole blocks; what lies beyond the row's end is unspecified.
+/// Unpacks `packed` to whole blocks; beyond the row's end they are 0. What another row left there
+/// could be no number.
 pub(super) fn unpack(coded: &Coded<'_>, packed: &[u8], to: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if crate::cpu::has_avx2() {
@@ -20,6 +21,7 @@ pub(super) fn unpack(coded: &Coded<'_>, packed: &[u8], to: &mut [u8]) {
 fn portable(coded: &Coded<'_>, packed: &[u8], to: &mut [u8]) {
     let (bits, table) = (coded.bits(), coded.table());
     let flip = if coded.is_signed() { 128 } else { 0 };
+    to[packed.len() / (8 * bits) * BLOCK..].fill(0);
     for (lane, eight) in packed.chunks(bits).enumerate() {
         let word = word(eight);
         let at = lane / 8 * BLOCK + lane % 8 * 4;
@@ -167,12 +169,15 @@ mod tests {
                 )
                 .unwrap();
                 let room = width.div_ceil(BLOCK) * BLOCK;
-                let (mut slow, mut fast) = (vec![0; room], vec![0; room]);
+                let (mut slow, mut fast) = (vec![0xff; room], vec![0xff; room]);
                 portable(&coded, coded.packed(0), &mut slow);
                 unpack(&coded, coded.packed(0), &mut fast);
                 let inside = |e: &usize| e / BLOCK * BLOCK + e % BLOCK % 2 * 32 + e % BLOCK / 2;
                 for e in 0..width {
                     assert_eq!(fast[inside(&e)], slow[inside(&e)], "{bits} bits: {e} of {width}");
+                }
+                for e in width..room {
+                    assert_eq!((fast[inside(&e)], slow[inside(&e)]), (0, 0), "{bits} bits: {e}");
                 }
             }
         }

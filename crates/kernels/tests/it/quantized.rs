@@ -188,6 +188,23 @@ fn infinities_and_nans_are_not_hidden_by_rounding() {
 }
 
 #[test]
+fn what_another_matrix_left_behind_does_not_reach_a_row_that_ends_inside_a_block() {
+    let _device = device();
+    let mut values = Values(8);
+    let (mxfp8, x) = (FORMS[13], values.array(&[3, 64], |v| v));
+    // Codes of all ones are no numbers in E4M3.
+    let mut broken = quantized(&mut values, &[64, 64], Dtype::F32, mxfp8);
+    broken.weight = Array::from_slice(&[u32::MAX; 64 * 16], &[64, 16]).unwrap();
+    let short = quantized(&mut values, &[40, 32], Dtype::F32, mxfp8);
+    let narrow = x.slice_axis(1, 0..32).unwrap();
+    for _ in 0..20 {
+        products(&x, &[&broken]).unwrap()[0].eval().unwrap();
+        let found = products(&narrow, &[&short]).unwrap().remove(0);
+        close_to("a short row", &found, &exact(&narrow, &short), 1e-5);
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let device = device();
     let mut values = Values(1);
