@@ -21,8 +21,8 @@ pub type CpuKernelFn =
 
 fn run_cpu_kernel(
     kernel: &CpuKernel,
-    inputs: &Vec<ffi::RawTensor>,
-    outputs: &Vec<ffi::RawTensor>,
+    inputs: &[ffi::RawTensor],
+    outputs: &[ffi::RawTensor],
 ) -> Result<(), String> {
     (kernel.0)(inputs, outputs)
 }
@@ -65,8 +65,8 @@ pub mod ffi {
         type CpuKernel;
         fn run_cpu_kernel(
             kernel: &CpuKernel,
-            inputs: &Vec<RawTensor>,
-            outputs: &Vec<RawTensor>,
+            inputs: &[RawTensor],
+            outputs: &[RawTensor],
         ) -> Result<()>;
     }
 
@@ -410,6 +410,7 @@ pub mod ffi {
         fn cpu_kernel_call(
             kernel: Box<CpuKernel>,
             inputs: &Arrays,
+            updates: bool,
             shapes: &[i32],
             ranks: &[i32],
             dtypes: &[u8],

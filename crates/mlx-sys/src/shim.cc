@@ -145,29 +145,53 @@ std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arr
                          std::nullopt, /*verbose=*/false, {}));
 }
 
-static RawTensor raw(const array& a) {
-  return RawTensor{const_cast<uint8_t*>(a.data<uint8_t>()), a.nbytes(), a.shape().data(),
-                   a.strides().data(), a.ndim(), static_cast<uint8_t>(a.dtype().val())};
-}
+// Tensors as a task sees them: MLX keeps their memory until it has run, but not their arrays, so
+// that shapes and strides are kept here.
+class Views {
+ public:
+  explicit Views(const std::vector<array>& arrays) {
+    size_t n_dims = 0;
+    for (const auto& a : arrays) n_dims += a.ndim();
+    shapes_.reserve(n_dims);
+    strides_.reserve(n_dims);
+    tensors_.reserve(arrays.size());
+    for (const auto& a : arrays) {
+      tensors_.push_back(RawTensor{const_cast<uint8_t*>(a.data<uint8_t>()), a.nbytes(),
+                                   shapes_.data() + shapes_.size(),
+                                   strides_.data() + strides_.size(), a.ndim(),
+                                   static_cast<uint8_t>(a.dtype().val())});
+      shapes_.insert(shapes_.end(), a.shape().begin(), a.shape().end());
+      strides_.insert(strides_.end(), a.strides().begin(), a.strides().end());
+    }
+  }
+  rust::Slice<const RawTensor> all() const { return {tensors_.data(), tensors_.size()}; }
+
+ private:
+  std::vector<int32_t> shapes_;
+  std::vector<int64_t> strides_;
+  std::vector<RawTensor> tensors_;
+};
 
 // A graph node whose evaluation on the CPU is a Rust closure. The closure runs later, on the
-// stream's own thread.
+// stream's own thread. If the node updates, its one output is its last input: in the same memory
+// where nothing else needs that, else in memory that the closure has to fill with its values.
 class RustPrimitive : public mx::Primitive {
  public:
-  RustPrimitive(mx::Stream stream, rust::Box<CpuKernel> kernel)
-      : Primitive(stream), kernel_(std::make_shared<rust::Box<CpuKernel>>(std::move(kernel))) {}
+  RustPrimitive(mx::Stream stream, rust::Box<CpuKernel> kernel, bool updates)
+      : Primitive(stream),
+        kernel_(std::make_shared<rust::Box<CpuKernel>>(std::move(kernel))),
+        updates_(updates) {}
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    for (auto& out : outputs) out.set_data(allocate(out.nbytes()));
+    if (updates_ && inputs.back().is_donatable() && inputs.back().flags().row_contiguous) {
+      outputs[0].copy_shared_buffer(inputs.back());
+    } else {
+      for (auto& out : outputs) out.set_data(allocate(out.nbytes()));
+    }
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    std::vector<array> ins, outs;
-    for (auto& a : inputs) ins.push_back(array::unsafe_weak_copy(a));
-    for (auto& a : outputs) outs.push_back(array::unsafe_weak_copy(a));
-    encoder.dispatch([kernel = kernel_, ins = std::move(ins), outs = std::move(outs)]() {
-      rust::Vec<RawTensor> in_views, out_views;
-      for (const auto& a : ins) in_views.push_back(raw(a));
-      for (const auto& a : outs) out_views.push_back(raw(a));
-      run_cpu_kernel(**kernel, in_views, out_views);
+    auto views = std::make_shared<std::pair<Views, Views>>(Views(inputs), Views(outputs));
+    encoder.dispatch([kernel = kernel_, views = std::move(views)]() {
+      run_cpu_kernel(**kernel, views->first.all(), views->second.all());
     });
   }
 
@@ -180,14 +204,15 @@ class RustPrimitive : public mx::Primitive {
  private:
   // Shared with the tasks in flight: MLX may drop the node before its task has run.
   std::shared_ptr<rust::Box<CpuKernel>> kernel_;
+  bool updates_;
 };
 
 std::unique_ptr<Arrays> cpu_kernel_call(rust::Box<CpuKernel> kernel, const Arrays& inputs,
-                                        Ints shapes, Ints ranks,
+                                        bool updates, Ints shapes, Ints ranks,
                                         rust::Slice<const uint8_t> dtypes) {
   auto stream = mx::default_stream(mx::Device::cpu);
-  return own(array::make_arrays(split_shapes(shapes, ranks), dtypes_of(dtypes),
-                                std::make_shared<RustPrimitive>(stream, std::move(kernel)),
+  auto node = std::make_shared<RustPrimitive>(stream, std::move(kernel), updates);
+  return own(array::make_arrays(split_shapes(shapes, ranks), dtypes_of(dtypes), std::move(node),
                                 inputs.items));
 }
 

@@ -359,7 +359,8 @@ std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arr
                                            rust::Slice<const uint8_t> dtypes, Ints grid, Ints group,
                                            const rust::Vec<TemplateArg>& args);
 std::unique_ptr<Arrays> cpu_kernel_call(rust::Box<CpuKernel> kernel, const Arrays& inputs,
-                                        Ints shapes, Ints ranks, rust::Slice<const uint8_t> dtypes);
+                                        bool updates, Ints shapes, Ints ranks,
+                                        rust::Slice<const uint8_t> dtypes);
 
 // ---- files
 struct Tensors {

@@ -220,8 +220,8 @@ impl<'a> TensorRef<'a> {
     }
 }
 
-/// A CPU kernel's output: uninitialised values of the wanted shape and dtype, to be written in
-/// row-major order.
+/// A CPU kernel's output in row-major order: zeros to be written over, or the values of the array
+/// whose memory it reuses.
 #[derive(Debug)]
 pub struct TensorMut<'a> {
     bytes: &'a mut [u8],
@@ -231,7 +231,17 @@ pub struct TensorMut<'a> {
     pub dtype: Dtype,
 }
 
-impl TensorMut<'_> {
+impl<'a> TensorMut<'a> {
+    /// Memory as a tensor.
+    ///
+    /// # Panics
+    /// The bytes are not those of so many elements.
+    pub fn new(bytes: &'a mut [u8], shape: &'a [i32], dtype: Dtype) -> Self {
+        let n_elements = shape.iter().map(|n| *n as usize).product::<usize>();
+        assert!(bytes.len() == n_elements * dtype.size_bytes(), "bytes fit the shape");
+        Self { bytes, shape, dtype }
+    }
+
     /// The elements in row-major order.
     ///
     /// # Errors
@@ -244,9 +254,11 @@ impl TensorMut<'_> {
         if !T::holds(self.bytes) {
             return Err(NO_BOOL.to_owned());
         }
+        if !self.bytes.as_ptr().cast::<T>().is_aligned() {
+            return Err(format!("the tensor is not aligned for {}", T::DTYPE));
+        }
         let n = self.bytes.len() / size_of::<T>();
-        // SAFETY: the buffer is a fresh one, which MLX aligns for every dtype; it is borrowed
-        // mutably, and dtype and values were checked.
+        // SAFETY: the buffer is borrowed mutably; dtype, values and alignment were checked.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.bytes.as_mut_ptr().cast(), n) })
     }
 
@@ -278,6 +290,18 @@ pub struct StridedRef<'a> {
 }
 
 impl<'a> StridedRef<'a> {
+    /// Memory as a tensor: from its first element to its last one.
+    ///
+    /// # Panics
+    /// Numbers of sizes and strides differ, a stride is negative, or they lead elsewhere.
+    pub fn new(span: &'a [u8], shape: &'a [i32], strides: &'a [i64], dtype: Dtype) -> Self {
+        assert!(shape.len() == strides.len() && strides.iter().all(|&stride| stride >= 0));
+        let last = shape.iter().zip(strides).map(|(&n, &stride)| (i64::from(n) - 1) * stride);
+        let n_elements = 1 + last.sum::<i64>() as usize;
+        assert!(shape.contains(&0) || span.len() == n_elements * dtype.size_bytes());
+        Self { span, shape, strides, dtype }
+    }
+
     /// The bytes from the first element to the last one.
     pub fn span(&self) -> &'a [u8] {
         self.span
@@ -341,6 +365,37 @@ impl CpuKernel {
             kernel(&ins.collect::<std::result::Result<Vec<_>, _>>()?, outs)
         })
     }
+
+    /// `old`, changed by `kernel`: in place where nothing else holds it, else on a copy. Inputs
+    /// come as they lie.
+    ///
+    /// # Errors
+    /// As [`CpuKernel::call_strided`].
+    pub fn update<F>(old: Array, inputs: &[&Array], kernel: F) -> Result<Array>
+    where
+        F: Fn(&[StridedRef<'_>], &mut TensorMut<'_>) -> std::result::Result<(), String>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let run = move |ins: &[ffi::RawTensor], outs: &[ffi::RawTensor]| {
+            let ([ins @ .., old], [out]) = (ins, outs) else {
+                return Err("an update has one output".to_owned());
+            };
+            // SAFETY: MLX keeps inputs and output alive while the task runs; nothing else sees the
+            // output, which has its values then.
+            let (ins, mut out) = unsafe {
+                fill(out, old);
+                (ins.iter().map(|t| strided(t)), borrow_mut(out))
+            };
+            kernel(&ins.collect::<std::result::Result<Vec<_>, _>>()?, &mut out)
+        };
+        let kernel = Box::new(mlx_sys::CpuKernel(Box::new(run)));
+        let (sizes, ranks, dtypes) = flat_shapes(&[(old.shape(), old.dtype())]);
+        let list = list(inputs.iter().copied().chain([&old]));
+        let made = ffi::cpu_kernel_call(kernel, &list, true, &sizes, &ranks, &dtypes);
+        Ok(unlist("cpu_kernel", inputs, made)?.remove(0))
+    }
 }
 
 fn add_node(
@@ -355,12 +410,13 @@ fn add_node(
     let run = move |ins: &[ffi::RawTensor], outs: &[ffi::RawTensor]| {
         // SAFETY: MLX keeps outputs alive while the task runs; every one is a fresh buffer of its
         // own that nothing else sees.
-        let mut outs = outs.iter().map(|t| unsafe { borrow_mut(t) }).collect::<Vec<_>>();
+        let mut outs = outs.iter().map(|t| unsafe { zeroed_mut(t) }).collect::<Vec<_>>();
         run(ins, &mut outs)
     };
     let kernel = Box::new(mlx_sys::CpuKernel(Box::new(run)));
     let list = list(inputs.iter().copied());
-    unlist("cpu_kernel", inputs, ffi::cpu_kernel_call(kernel, &list, &sizes, &ranks, &dtypes))
+    let made = ffi::cpu_kernel_call(kernel, &list, false, &sizes, &ranks, &dtypes);
+    unlist("cpu_kernel", inputs, made)
 }
 
 /// Shape and strides of a tensor.
@@ -430,19 +486,43 @@ unsafe fn packed(t: &ffi::RawTensor) -> Option<Vec<u64>> {
     Some(copy)
 }
 
+/// Gives `out` the values of `old`, unless it has taken over its memory.
+///
+/// # Safety
+/// The memory, shapes and strides of both are valid, and `out` is a row-contiguous tensor of the
+/// same shape and dtype that nobody else reads or writes.
+unsafe fn fill(out: &ffi::RawTensor, old: &ffi::RawTensor) {
+    if out.data == old.data || out.n_bytes == 0 {
+        return;
+    }
+    // SAFETY: the caller's promise; what is not packed is row-contiguous.
+    unsafe {
+        let copy = packed(old);
+        let from = copy.as_ref().map_or(old.data.cast_const(), |copy| copy.as_ptr().cast());
+        out.data.copy_from_nonoverlapping(from, out.n_bytes);
+    }
+}
+
 /// # Safety
 /// The tensor's memory is valid for `'a` and nobody else reads or writes it.
+unsafe fn zeroed_mut<'a>(t: &ffi::RawTensor) -> TensorMut<'a> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        std::ptr::write_bytes(t.data, 0, t.n_bytes);
+        borrow_mut(t)
+    }
+}
+
+/// # Safety
+/// The tensor's memory is valid and initialised for `'a` and nobody else reads or writes it.
 unsafe fn borrow_mut<'a>(t: &ffi::RawTensor) -> TensorMut<'a> {
     // SAFETY: the caller's promise.
     let shape = unsafe { slice_or_empty(t.shape, t.n_dims) };
     let bytes: &mut [u8] = if t.n_bytes == 0 {
         &mut []
     } else {
-        // SAFETY: the caller's promise; zeroing first makes every byte initialised.
-        unsafe {
-            std::ptr::write_bytes(t.data, 0, t.n_bytes);
-            std::slice::from_raw_parts_mut(t.data, t.n_bytes)
-        }
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(t.data, t.n_bytes) }
     };
     TensorMut { bytes, shape, dtype: Dtype::from_code(t.dtype) }
 }

@@ -610,3 +610,26 @@ fn a_compact_copy_of_a_slice_lets_the_big_buffer_go() {
     let copy = part.reshape(&[256]).unwrap().offset(0.0).unwrap();
     assert!(copy.buffer_bytes().unwrap() < 8192);
 }
+
+#[test]
+fn an_update_writes_in_place_where_nothing_else_holds_the_array_and_into_a_copy_elsewhere() {
+    let _device = device();
+    let set = |old: Array, at: usize| {
+        CpuKernel::update(old, &[], move |_, out| {
+            out.as_mut_slice::<f32>()?[at] = 7.0;
+            Ok(())
+        })
+        .unwrap()
+    };
+    let old = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]).unwrap();
+    let held = old.clone();
+    let turned = old.swap_axes(0, 1).unwrap();
+    for (array, wanted) in [(old, [1.0, 7.0, 3.0, 4.0]), (turned, [1.0, 7.0, 2.0, 4.0])] {
+        let new = set(array, 1);
+        assert_eq!(new.to_f32_vec().unwrap(), wanted);
+        assert_eq!(set(new, 0).to_f32_vec().unwrap()[..2], [7.0, 7.0]);
+    }
+    assert_eq!(held.to_f32_vec().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    let failing = CpuKernel::update(held, &[], |_, _| Err("no".to_owned())).unwrap();
+    assert!(failing.eval().unwrap_err().to_string().contains("no"));
+}
