@@ -11,8 +11,7 @@ use crate::checkpoint::{Scope, Tensors, Weights};
 use crate::config::Config;
 use crate::dense::sizes;
 use crate::layers::{
-    Attention, AttentionConfig, Decoder, DecoderSizes, FeedForward, Layer, Linear, Mixer, QkNorm,
-    RmsNorm, Rope,
+    Attention, AttentionConfig, Decoder, DecoderSizes, Layer, Linear, Mixer, QkNorm, RmsNorm, Rope,
 };
 use crate::qwen3_5::unwrap_text_model;
 use crate::registry::{Family, FamilyFacts, RopeTokens};
@@ -53,9 +52,7 @@ impl GeGlu {
             down_proj: weights.linear("down_proj", inner, hidden, false)?,
         })
     }
-}
 
-impl FeedForward for GeGlu {
     fn forward(&self, x: &Array) -> Result<Array> {
         let (gate, up) = (self.gate_proj.forward(x)?, self.up_proj.forward(x)?);
         self.down_proj.forward(&activation::geglu(&gate, &up)?)

@@ -7,6 +7,7 @@
 use mlx::{Dtype, QuantMode, Quantization, TensorRef};
 
 use super::activations::{BLOCK, LANES, n_sums};
+use super::tile::Stored;
 use crate::cpu::{Failure, Floats, for_processor, madd, part, prefetch};
 
 /// Scales or offsets.
@@ -124,6 +125,26 @@ impl<'a> Coded<'a> {
         &self.codes[first * n_bytes..][..n * n_bytes]
     }
 
+    /// `n` rows from row `first` on as they are stored, if they are what [`Stored`] is.
+    pub fn stored(&self, first: usize, n: usize) -> Option<Stored<'a>> {
+        let q = self.quantization;
+        let fits = q.mode == QuantMode::Affine && q.bits == 4 && q.group_size as usize == BLOCK;
+        let (Numbers::Floats(Floats::Bf16(scales)), Some(Floats::Bf16(biases))) =
+            (self.scales, self.biases)
+        else {
+            return None;
+        };
+        if !fits || !self.n_in.is_multiple_of(Stored::EIGHT * BLOCK) {
+            return None;
+        }
+        let groups = 2 * first * self.groups()..2 * (first + n) * self.groups();
+        Some(Stored {
+            codes: self.packed_rows(first, n),
+            scales: &scales[groups.clone()],
+            biases: &biases[groups],
+        })
+    }
+
     fn groups(&self) -> usize {
         self.n_in / self.quantization.group_size as usize
     }
@@ -142,7 +163,7 @@ impl<'a> Coded<'a> {
 
     /// Scales and offsets from group `begin` on as they are stored.
     #[inline(always)]
-    fn stored(&self, begin: usize, scales: &mut [f32], biases: &mut [f32]) {
+    fn read(&self, begin: usize, scales: &mut [f32], biases: &mut [f32]) {
         match self.scales {
             Numbers::Floats(floats) => floats.read(begin, scales),
             Numbers::E8m0(bytes) => {
@@ -161,7 +182,7 @@ impl<'a> Coded<'a> {
     /// The same for codes as the kernels take them.
     #[inline(always)]
     fn changed(&self, begin: usize, scales: &mut [f32], biases: &mut [f32]) {
-        self.stored(begin, scales, biases);
+        self.read(begin, scales, biases);
         let (factor, shift) = match self.quantization.mode {
             QuantMode::Affine if self.is_signed() => (1.0, 128.0),
             QuantMode::Affine | QuantMode::Mxfp8 => return,

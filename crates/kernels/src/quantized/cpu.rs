@@ -27,6 +27,8 @@ pub(super) struct Call<'a> {
     pub x: &'a Array,
     /// Absent: every row of x wants the one matrix.
     pub which: Option<&'a Array>,
+    /// Added to the one output, whose shape it has.
+    pub onto: Option<&'a Array>,
     pub matrices: &'a [&'a Quantized],
     pub join: Join,
     pub exact: bool,
@@ -49,19 +51,35 @@ impl Call<'_> {
         let shapes = shapes.collect::<Vec<_>>();
         let outputs = shapes.iter().map(|shape| (&shape[..], x.dtype())).collect::<Vec<_>>();
         let mut inputs = vec![x];
-        inputs.extend(self.which);
+        inputs.extend(self.which.into_iter().chain(self.onto));
         let mut forms = Vec::new();
         for w in self.matrices {
             inputs.extend([&w.weight, &w.scales]);
             inputs.extend(&w.biases);
             forms.push((w.quantization, 2 + usize::from(w.biases.is_some())));
         }
-        let (join, exact, has_which) = (self.join, self.exact, self.which.is_some());
+        let how = How {
+            has_which: self.which.is_some(),
+            has_onto: self.onto.is_some(),
+            forms,
+            join: self.join,
+            exact: self.exact,
+        };
         CpuKernel::call(&inputs, &outputs, move |ins, outs| {
-            Work::new(ins, has_which, &forms, join, exact, outs)?.run();
+            Work::new(ins, &how, outs)?.run();
             Ok(())
         })
     }
+}
+
+/// What the closure of a node keeps of its call.
+struct How {
+    has_which: bool,
+    has_onto: bool,
+    /// Of each matrix, and how many inputs it is.
+    forms: Vec<(Quantization, usize)>,
+    join: Join,
+    exact: bool,
 }
 
 /// A row of x and the row of the output that it belongs to.
@@ -86,6 +104,7 @@ struct Work<'a> {
     rounded: Vec<Activations>,
     slots: Vec<Slot>,
     groups: Vec<Group>,
+    onto: Option<Floats<'a>>,
     outs: Vec<Parts<'a>>,
 }
 
@@ -113,15 +132,14 @@ fn at_least<T: Clone + Default>(room: &mut Vec<T>, n: usize) -> &mut [T] {
 impl<'a> Work<'a> {
     fn new(
         ins: &[TensorRef<'a>],
-        has_which: bool,
-        forms: &[(Quantization, usize)],
-        join: Join,
-        exact: bool,
+        how: &How,
         outs: &'a mut [TensorMut<'_>],
     ) -> std::result::Result<Self, Failure> {
-        let mut rest = &ins[1 + usize::from(has_which)..];
+        let n_before = 1 + usize::from(how.has_which);
+        let onto = if how.has_onto { Some(Floats::new(&ins[n_before])?) } else { None };
+        let mut rest = &ins[n_before + usize::from(how.has_onto)..];
         let mut matrices = Vec::new();
-        for (quantization, n) in forms {
+        for (quantization, n) in &how.forms {
             let (these, others) = rest.split_at(*n);
             matrices.push(Coded::new(these, *quantization)?);
             rest = others;
@@ -129,14 +147,14 @@ impl<'a> Work<'a> {
         let width = matrices[0].n_in;
         let mut x = vec![0.0; ins[0].shape.iter().map(|n| *n as usize).product()];
         Floats::new(&ins[0])?.read(0, &mut x);
-        let (slots, groups) = if has_which {
+        let (slots, groups) = if how.has_which {
             by_matrix(&ins[0], &ins[1], matrices[0].n_matrices)?
         } else {
             let slots = (0..x.len() / width).map(|i| Slot { x: i, out: i }).collect::<Vec<_>>();
             let groups = vec![Group { matrix: 0, slots: 0..slots.len() }];
             (slots, groups)
         };
-        let is_exact = |coded: &Coded<'_>| exact || !coded.is_integer();
+        let is_exact = |coded: &Coded<'_>| how.exact || !coded.is_integer();
         let ordered =
             if matrices.iter().any(is_exact) { exact::ordered(&x, width) } else { Vec::new() };
         let mut rounded = Vec::<Activations>::new();
@@ -146,7 +164,7 @@ impl<'a> Work<'a> {
             }
         }
         let outs = outs.iter_mut().map(Parts::new).collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(Self { matrices, join, ordered, rounded, slots, groups, outs })
+        Ok(Self { matrices, join: how.join, ordered, rounded, slots, groups, onto, outs })
     }
 
     fn run(&self) {
@@ -199,7 +217,12 @@ impl<'a> Work<'a> {
                 second_values
             }
         };
-        for (slot, values) in slots.iter().zip(values.chunks(n)) {
+        let added = at_least(&mut room.floats, n);
+        for (slot, values) in slots.iter().zip(values.chunks_mut(n)) {
+            if let Some(onto) = &self.onto {
+                onto.read(slot.out * n_out + first, added);
+                values.iter_mut().zip(&*added).for_each(|(value, added)| *value += added);
+            }
             // SAFETY: this band of this row of this output belongs to one task alone.
             unsafe { self.outs[output].write(slot.out * n_out + first, values) };
         }
@@ -237,6 +260,11 @@ fn integer_band(
     values: &mut [f32],
 ) {
     let n = rows.len();
+    if let ([slot], Some(stored)) = (slots, coded.stored(rows.start, n))
+        && stored.products(&x.row(slot.x), values)
+    {
+        return;
+    }
     let as_stored = coded.n_in.is_multiple_of(BLOCK) && slots.len() <= STORED_TO_ROWS;
     let source = match coded.bits() {
         4 if as_stored => Source::Nibbles(coded.table()),

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mlx::{Array, Backend, Device, Dtype, Gathered, QuantMode, Quantized, Result};
 
 use crate::activation;
-use crate::input::{expect_dtype, expect_float, refused};
+use crate::input::{expect_dtype, expect_float, expect_shape, refused};
 
 const OP: &str = "quantized";
 
@@ -67,6 +67,26 @@ pub fn products(x: &Array, matrices: &[&Quantized]) -> Result<Vec<Array>> {
         Backend::Cuda | Backend::Metal => {
             matrices.iter().map(|w| x.quantized_matmul(w)?.astype(x.dtype())).collect()
         }
+    }
+}
+
+/// `onto` `[.., out]` plus x `[.., in]` times the matrix `[out, in]`, in their dtype.
+///
+/// # Errors
+/// Shapes or dtypes do not fit each other.
+pub fn product_onto(onto: &Array, x: &Array, w: &Quantized) -> Result<Array> {
+    check(x, w, 2)?;
+    let n_before = x.n_dims() - 1;
+    expect_shape(OP, "onto", onto, &[&x.shape()[..n_before], &[w.weight.dim(0)]].concat())?;
+    expect_dtype(OP, "onto", onto, x.dtype())?;
+    match Device::current_backend() {
+        Backend::Cpu => {
+            let exact = is_exact(x);
+            let (matrices, join) = (&[w][..], Join::Apart);
+            let call = cpu::Call { x, which: None, onto: Some(onto), matrices, join, exact };
+            Ok(only(call.run()?))
+        }
+        Backend::Cuda | Backend::Metal => onto.add(&only(products(x, &[w])?)),
     }
 }
 
@@ -175,8 +195,11 @@ fn on_cpu(
     matrices: &[&Quantized],
     join: Join,
 ) -> Result<Vec<Array>> {
-    let exact = x.dtype() == Dtype::F32 || EXACT.load(Ordering::Relaxed);
-    cpu::Call { x, which, matrices, join, exact }.run()
+    cpu::Call { x, which, onto: None, matrices, join, exact: is_exact(x) }.run()
+}
+
+fn is_exact(x: &Array) -> bool {
+    x.dtype() == Dtype::F32 || EXACT.load(Ordering::Relaxed)
 }
 
 fn only(made: Vec<Array>) -> Array {

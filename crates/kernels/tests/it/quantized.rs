@@ -1,6 +1,8 @@
 //! Quantized products: the backend's form against the twin, and against sums in f64.
 
-use kernels::quantized::{chosen, chosen_swiglu, floats, products, reference, swiglu};
+use kernels::quantized::{
+    chosen, chosen_swiglu, floats, product_onto, products, reference, swiglu,
+};
 use mlx::{Array, Backend, Dtype, QuantMode, Quantization, Quantized};
 
 use crate::{Values, close, device};
@@ -225,5 +227,28 @@ fn what_does_not_fit_is_refused() {
         let beyond = Array::from_slice(&[1u32, 3], &[2]).unwrap();
         let said = chosen(&x, &stack, &beyond, false).unwrap().eval().unwrap_err().to_string();
         assert!(said.contains("matrix 3 is none of 3"), "{said}");
+    }
+}
+
+#[test]
+fn a_product_is_added_to_what_it_continues() {
+    let _device = device();
+    for form in [FORMS[5], FORMS[11], FORMS[12]] {
+        for (dtype, bound) in DTYPES {
+            for (n, n_out) in [(1, 37), (5, 33)] {
+                let mut values = Values((n_out + n) as u64);
+                let w = quantized(&mut values, &[n_out, 192], dtype, form);
+                let x = values.array(&[2, n, 192], |v| v).astype(dtype).unwrap();
+                let onto = values.array(&[2, n, n_out], |v| 9.0 * v).astype(dtype).unwrap();
+                let found = product_onto(&onto, &x, &w).unwrap();
+                let before = onto.to_f32_vec().unwrap();
+                let sums = exact(&x, &w).into_iter().zip(before).map(|(y, b)| y + f64::from(b));
+                let what = format!("{n} to {n_out}, {form:?}, {dtype}");
+                close_to(&what, &found, &sums.collect::<Vec<_>>(), bound);
+                let short = onto.slice_axis(2, 0..n_out - 1).unwrap();
+                let message = product_onto(&short, &x, &w).unwrap_err().to_string();
+                assert!(message.contains("onto must have shape"), "{message}");
+            }
+        }
     }
 }

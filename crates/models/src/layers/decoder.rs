@@ -24,8 +24,8 @@ pub trait Mixer: fmt::Debug {
 
 /// Mixes channels: a feed-forward block or experts.
 pub trait FeedForward: fmt::Debug {
-    /// `[B, L, E]` → `[B, L, E]`.
-    fn forward(&self, x: &Array) -> Result<Array>;
+    /// `onto` plus what the block makes of `x`, all `[B, L, E]`.
+    fn forward_onto(&self, onto: &Array, x: &Array) -> Result<Array>;
 }
 
 /// Bytes of one layer's state of one sequence.
@@ -85,7 +85,7 @@ impl Layer for Block {
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
         let mixed = self.mixer.forward(&self.input_layernorm.forward(x)?, step, state)?;
         let [h, normed] = self.post_attention_layernorm.of_sum(x, &mixed)?;
-        Ok(h.add(&self.mlp.forward(&normed)?)?)
+        self.mlp.forward_onto(&h, &normed)
     }
 }
 

@@ -225,6 +225,14 @@ impl Linear {
         self.biased(self.weight.apply(x)?)
     }
 
+    /// `onto` `[.., out]` plus what `x` `[.., in]` becomes.
+    pub fn forward_onto(&self, onto: &Array, x: &Array) -> Result<Array> {
+        match (self.weight.codes(), &self.bias) {
+            (Some(codes), None) => Ok(quantized::product_onto(onto, x, codes)?),
+            _ => Ok(onto.add(&self.forward(x)?)?),
+        }
+    }
+
     /// Several layers of one input: together where they are quantized.
     pub fn forward_all<const N: usize>(layers: [&Linear; N], x: &Array) -> Result<[Array; N]> {
         let codes = layers.iter().filter_map(|l| l.weight.codes()).collect::<Vec<_>>();

@@ -30,8 +30,20 @@ impl SwiGlu {
     }
 }
 
+impl SwiGlu {
+    /// `[.., E]` → `[.., I]`, before the projection down.
+    fn inner(&self, x: &Array) -> Result<Array> {
+        Linear::swiglu(&self.gate_proj, &self.up_proj, x)
+    }
+
+    /// `[.., E]` → `[.., E]`.
+    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        self.down_proj.forward(&self.inner(x)?)
+    }
+}
+
 impl FeedForward for SwiGlu {
-    fn forward(&self, x: &Array) -> Result<Array> {
-        self.down_proj.forward(&Linear::swiglu(&self.gate_proj, &self.up_proj, x)?)
+    fn forward_onto(&self, onto: &Array, x: &Array) -> Result<Array> {
+        self.down_proj.forward_onto(onto, &self.inner(x)?)
     }
 }

@@ -219,7 +219,7 @@ pub struct Moe {
 }
 
 impl FeedForward for Moe {
-    fn forward(&self, x: &Array) -> Result<Array> {
+    fn forward_onto(&self, onto: &Array, x: &Array) -> Result<Array> {
         let tokens = x.reshape(&[-1, x.dim(-1)])?; // [N, E]
         let (chosen, weights) = self.router.choose(&tokens)?;
         let mut y = self.experts.forward(&tokens, &chosen, &weights)?;
@@ -230,7 +230,7 @@ impl FeedForward for Moe {
             }
             y = y.add(&always)?;
         }
-        Ok(y.reshape(x.shape())?)
+        Ok(onto.add(&y.reshape(x.shape())?)?)
     }
 }
 
