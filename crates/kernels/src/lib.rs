@@ -20,6 +20,7 @@ pub mod quantized;
 pub mod rope;
 pub mod router;
 pub mod sampling;
+pub mod self_attention;
 
 pub use attention::{Attention, Kv, Masks, Positions};
 pub use causal_conv::{CausalConv, Convolved};

@@ -85,11 +85,6 @@ impl Step {
         self.rows.as_ref().map(|rows| &rows.positions[..])
     }
 
-    /// `[B]`, where rows differ.
-    pub(crate) fn row_positions(&self) -> Option<&Array> {
-        self.rows.as_ref().map(|rows| &rows.positions_array)
-    }
-
     /// `[B]`, new tokens of each row, where rows differ.
     pub(crate) fn lengths(&self) -> Option<&Array> {
         self.rows.as_ref().map(|rows| &rows.lengths)

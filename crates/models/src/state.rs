@@ -1,7 +1,7 @@
 //! What a layer remembers of a sequence: contiguous keys and values, the reference form, and the
 //! states of recurrent layers.
 
-use mlx::Array;
+use mlx::{Array, Dtype};
 
 use crate::{Result, Step};
 
@@ -38,41 +38,74 @@ pub struct RecurrentState {
 /// Room grows by this many tokens at a time.
 const GROWTH_TOKENS: i32 = 256;
 
-/// Buffers `[B, K, capacity, D]`, each with its own D, filled up to the sequence's position.
+/// Buffers `[B, K, capacity, D]`, each with its own K and D, filled up to the sequence's position.
 #[derive(Debug, Default)]
 pub struct KvState {
     buffers: Vec<Array>,
 }
 
 impl KvState {
-    /// Writes `new` (each `[B, K, L, D]`) where the step stands and returns all up to there, each
-    /// `[B, K, T, D]`. Of rows at different positions, T is the longest; what lies beyond a row's
-    /// own end is not defined and must be masked.
-    pub fn append<const N: usize>(&mut self, new: [&Array; N], step: &Step) -> Result<[Array; N]> {
-        let (position, end) = (step.position, step.position + step.n_tokens);
+    /// Hands out the buffers, with room for the new tokens of a step; they must come back by
+    /// [`KvState::keep`]. `shapes` are theirs, whatever stands for the capacity.
+    ///
+    /// # Errors
+    /// MLX refuses an operation. The state is lost then.
+    pub fn take<const N: usize>(
+        &mut self,
+        shapes: [[i32; 4]; N],
+        dtype: Dtype,
+        step: &Step,
+    ) -> Result<[Array; N]> {
         let mut old = std::mem::take(&mut self.buffers).into_iter();
-        let filled = new.map(|new| {
-            let buffer = match old.next() {
-                Some(buffer) if buffer.dim(2) >= end => buffer,
-                old => grown(old.as_ref(), new, position, end)?,
-            };
-            // The old handle is gone by the time of evaluation, so MLX writes into the buffer in
-            // place.
-            let buffer = match step.rows() {
-                None => write(buffer, new, 0..new.dim(0), position)?,
-                Some(positions) => write_rows(buffer, new, positions)?,
-            };
-            let filled = buffer.slice_axis(2, 0..end)?;
-            self.buffers.push(buffer);
-            Ok(filled)
-        });
-        let mut failed = None;
-        let filled = filled.map(|result: Result<Array>| result.map_err(|e| failed = Some(e)).ok());
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(filled.map(|array| array.expect("nothing failed"))),
-        }
+        let buffers = shapes.into_iter().map(|shape| with_room(old.next(), shape, dtype, step));
+        let buffers = buffers.collect::<Result<Vec<_>>>()?;
+        Ok(buffers.try_into().expect("one buffer for each shape"))
     }
+
+    /// Keeps what a step made of the buffers.
+    pub fn keep<const N: usize>(&mut self, buffers: [Array; N]) {
+        self.buffers = buffers.into();
+    }
+
+    /// Writes `new` `[B, K, L, D]` where the step stands and returns all up to there, `[B, K, T,
+    /// D]`. Of rows at different positions, T is the longest; what lies beyond a row's own end is
+    /// not defined and must be masked.
+    ///
+    /// # Errors
+    /// MLX refuses an operation. The state is lost then.
+    pub fn append(&mut self, new: &Array, step: &Step) -> Result<Array> {
+        // The old handle is gone by the time of evaluation, so MLX writes into the buffer in place.
+        let shape = [0, 1, 2, 3].map(|axis| new.dim(axis));
+        let [buffer] = self.take([shape], new.dtype(), step)?;
+        let buffer = match step.rows() {
+            None => write(buffer, new, 0..new.dim(0), step.position)?,
+            Some(positions) => write_rows(buffer, new, positions)?,
+        };
+        let filled = buffer.slice_axis(2, 0..step.position + step.n_tokens)?;
+        self.keep([buffer]);
+        Ok(filled)
+    }
+}
+
+/// A buffer with room for the step that begins with the filled part of the old one.
+fn with_room(
+    old: Option<Array>,
+    [rows, n_heads, _, dim]: [i32; 4],
+    dtype: Dtype,
+    step: &Step,
+) -> Result<Array> {
+    let end = step.position + step.n_tokens;
+    let old = match old {
+        Some(old) if old.dim(2) >= end => return Ok(old),
+        old => old,
+    };
+    let filled = old.as_ref().map_or(0, |old| step.position.min(old.dim(2)));
+    let capacity = (end + GROWTH_TOKENS - 1) / GROWTH_TOKENS * GROWTH_TOKENS;
+    let room = Array::zeros(&[rows, n_heads, capacity - filled, dim], dtype)?;
+    Ok(match old {
+        Some(old) if filled > 0 => mlx::concatenate(&[&old.slice_axis(2, 0..filled)?, &room], 2)?,
+        _ => room,
+    })
 }
 
 fn write(buffer: Array, new: &Array, rows: std::ops::Range<i32>, position: i32) -> Result<Array> {
@@ -83,19 +116,5 @@ fn write(buffer: Array, new: &Array, rows: std::ops::Range<i32>, position: i32) 
 fn write_rows(buffer: Array, new: &Array, positions: &[i32]) -> Result<Array> {
     (0..).zip(positions).try_fold(buffer, |buffer, (row, &position)| {
         write(buffer, &new.slice_axis(0, row..row + 1)?, row..row + 1, position)
-    })
-}
-
-/// A buffer with room up to `end` that begins with the filled part of the old one.
-fn grown(old: Option<&Array>, new: &Array, position: i32, end: i32) -> Result<Array> {
-    let capacity = (end + GROWTH_TOKENS - 1) / GROWTH_TOKENS * GROWTH_TOKENS;
-    let room = [new.dim(0), new.dim(1), capacity - position, new.dim(3)];
-    let room = Array::zeros(&room, new.dtype())?;
-    Ok(match old {
-        Some(old) if position > 0 => {
-            let filled = old.slice_axis(2, 0..position.min(old.dim(2)))?;
-            mlx::concatenate(&[&filled, &room], 2)?
-        }
-        _ => room,
     })
 }

@@ -1,6 +1,7 @@
 //! Norms, rotary heads, activations, routers, embeddings, and choices among a vocabulary.
 
-use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
+use kernels::Positions;
+use kernels::rope::{HeadNorm, Heads, Rotation};
 use kernels::router::{self, Routed, Sigmoid, reference};
 use kernels::sampling::{self, Draw};
 use kernels::{activation, embedding, norm};
@@ -116,7 +117,7 @@ pub(crate) fn heads(plan: &Plan) {
                 head_dim: 128,
                 norm: normed.then_some(HeadNorm { weight, eps: 1e-6 }),
                 rotation,
-                positions: Positions::From(500),
+                positions: Positions::Same(500),
             };
             let calls = many(plan, n);
             let forms: Vec<Form<'_>> = vec![

@@ -18,7 +18,7 @@
 //! On the CPU sums are f32, and keys may be shared out over threads, so that results depend on the
 //! number of threads by rounding.
 
-mod cpu;
+pub(crate) mod cpu;
 mod device;
 mod masks;
 mod twin;
@@ -90,15 +90,15 @@ pub enum Positions<'a> {
 
 /// The sizes that the inputs share.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
-    rows: i32,
-    heads: i32,
-    kv_heads: i32,
-    queries: i32,
+pub(crate) struct Sizes {
+    pub(crate) rows: i32,
+    pub(crate) heads: i32,
+    pub(crate) kv_heads: i32,
+    pub(crate) queries: i32,
     /// T, or for blocks the tokens that a row of the table has room for.
-    keys: i32,
-    dim: i32,
-    value_dim: i32,
+    pub(crate) keys: i32,
+    pub(crate) dim: i32,
+    pub(crate) value_dim: i32,
 }
 
 impl Attention<'_> {

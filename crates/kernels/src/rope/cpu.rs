@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use mlx::{Array, CpuKernel, Result, StridedRef, TensorMut};
+use mlx::{Array, CpuKernel, Result, StridedRef};
 
-use super::{Heads, Positions, Sizes};
+use super::{Heads, Sizes};
+use crate::Positions;
 use crate::cpu::{Failure, Parts, Rows, dot, each_rows, for_processor};
 
 /// What is known before the kernel runs.
-struct Plan {
+pub(crate) struct Plan {
     sizes: Sizes,
     n_heads: usize,
     head_dim: usize,
@@ -17,7 +18,6 @@ struct Plan {
     frequencies: Arc<[f32]>,
     traditional: bool,
     eps: Option<f32>,
-    position: Option<i32>,
     factor: f32,
 }
 
@@ -25,72 +25,94 @@ struct Task<'a> {
     plan: &'a Plan,
     x: Rows<'a>,
     weight: Option<Rows<'a>>,
-    /// The first position of each row.
-    positions: Option<Vec<i32>>,
-    out: Parts<'a>,
+    /// The position of each row's first token.
+    positions: &'a [i32],
+    to: &'a Target<'a>,
+}
+
+/// Where turned heads go.
+pub(crate) struct Target<'a> {
+    pub(crate) out: Parts<'a>,
+    /// Elements from one row, one head and one token to the next.
+    pub(crate) strides: [usize; 3],
+    /// Tokens lie at their positions rather than from 0 on.
+    pub(crate) by_position: bool,
 }
 
 /// All heads as one node of the graph.
 pub(super) fn run(heads: &Heads<'_>, sizes: Sizes) -> Result<Array> {
-    let plan = Plan {
-        sizes,
-        n_heads: heads.n_heads as usize,
-        head_dim: heads.head_dim as usize,
-        begin: heads.begin as usize,
-        frequencies: heads.rotation.frequencies.clone(),
-        traditional: heads.rotation.mlx.traditional,
-        eps: heads.norm.map(|norm| norm.eps),
-        position: match heads.positions {
-            Positions::From(position) => Some(position),
-            Positions::Rows(_) => None,
-        },
-        factor: heads.rotation.factor.as_ref().map_or(1.0, |(factor, _)| *factor),
+    let plan = Plan::new(heads, sizes);
+    let mut inputs = plan.inputs(heads);
+    let same = match heads.positions {
+        Positions::Same(position) => Some(vec![position; sizes.rows as usize]),
+        Positions::Rows { positions, .. } => {
+            inputs.push(positions);
+            None
+        }
     };
-    let mut inputs = vec![heads.x];
-    inputs.extend(heads.norm.map(|norm| norm.weight));
-    if let Positions::Rows(positions) = heads.positions {
-        inputs.push(positions);
-    }
     let shape = [sizes.rows, heads.n_heads, sizes.tokens, heads.head_dim];
     let made = CpuKernel::call_strided(&inputs, &[(&shape, heads.x.dtype())], move |ins, outs| {
-        let task = Task::new(ins, &plan, outs)?;
-        let n = sizes.rows as usize * sizes.tokens as usize;
-        each_rows(n, plan.n_heads * plan.head_dim, &|tokens| turn(&task, tokens));
-        Ok(())
+        let [out] = outs else { return Err("one output was asked for".to_owned()) };
+        let (ins, rest) = ins.split_at(plan.n_inputs());
+        let positions = same.clone().unwrap_or_else(|| integers(&rest[0]));
+        let token = plan.head_dim;
+        let head = token * sizes.tokens as usize;
+        let strides = [head * plan.n_heads, head, token];
+        let to = Target { out: Parts::new(out)?, strides, by_position: false };
+        plan.run(ins, &positions, &to)
     })?;
     Ok(made.into_iter().next().expect("as many outputs as were asked for"))
 }
 
-impl<'a> Task<'a> {
-    fn new(
-        ins: &[StridedRef<'a>],
-        plan: &'a Plan,
-        outs: &'a mut [TensorMut<'_>],
-    ) -> std::result::Result<Self, Failure> {
-        let [out] = outs else { return Err("one output was asked for".to_owned()) };
-        let mut rest = ins[1..].iter();
-        let weight = if plan.eps.is_some() { rest.next().map(Rows::new) } else { None };
-        let positions = if plan.position.is_none() { rest.next() } else { None };
-        Ok(Self {
-            plan,
-            x: Rows::new(&ins[0])?,
-            weight: weight.transpose()?,
-            positions: positions.map(integers),
-            out: Parts::new(out)?,
-        })
+impl Plan {
+    pub(crate) fn new(heads: &Heads<'_>, sizes: Sizes) -> Self {
+        Self {
+            sizes,
+            n_heads: heads.n_heads as usize,
+            head_dim: heads.head_dim as usize,
+            begin: heads.begin as usize,
+            frequencies: heads.rotation.frequencies.clone(),
+            traditional: heads.rotation.mlx.traditional,
+            eps: heads.norm.map(|norm| norm.eps),
+            factor: heads.rotation.factor.as_ref().map_or(1.0, |(factor, _)| *factor),
+        }
     }
 
-    fn position(&self, row: usize, token: usize) -> f32 {
-        let first = match &self.positions {
-            Some(positions) => positions[row],
-            None => self.plan.position.unwrap_or(0),
-        };
-        (first + token as i32) as f32
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.sizes.tokens as usize
+    }
+
+    pub(crate) fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// What the kernel reads, positions apart.
+    pub(crate) fn inputs<'a>(&self, heads: &Heads<'a>) -> Vec<&'a Array> {
+        [Some(heads.x), heads.norm.map(|norm| norm.weight)].into_iter().flatten().collect()
+    }
+
+    /// How many those are.
+    pub(crate) fn n_inputs(&self) -> usize {
+        1 + usize::from(self.eps.is_some())
+    }
+
+    /// Turns all heads. `positions` has the position of each row's first token.
+    pub(crate) fn run(
+        &self,
+        ins: &[StridedRef<'_>],
+        positions: &[i32],
+        to: &Target<'_>,
+    ) -> std::result::Result<(), Failure> {
+        let weight = ins.get(1).map(Rows::new).transpose()?;
+        let task = Task { plan: self, x: Rows::new(&ins[0])?, weight, positions, to };
+        let n = self.sizes.rows as usize * self.sizes.tokens as usize;
+        each_rows(n, self.n_heads * self.head_dim, &|tokens| turn(&task, tokens));
+        Ok(())
     }
 }
 
 /// A list of i32 that need not lie compactly.
-fn integers(list: &StridedRef<'_>) -> Vec<i32> {
+pub(crate) fn integers(list: &StridedRef<'_>) -> Vec<i32> {
     let (n, step) = (list.shape[0] as usize, list.strides[0] as usize);
     let (all, _) = list.span().as_chunks::<4>();
     (0..n).map(|i| i32::from_le_bytes(all[i * step])).collect()
@@ -114,9 +136,10 @@ fn turn_body<const FUSED: bool>(task: &Task<'_>, tokens: Range<usize>) {
     let (mut sines, mut cosines) = (vec![0.0; half], vec![0.0; half]);
     for i in tokens {
         let (row, token) = (i / n_tokens, i % n_tokens);
-        let position = task.position(row, token);
+        let position = task.positions[row] + token as i32;
+        let place = if task.to.by_position { position as usize } else { token };
         for ((sin, cos), f) in sines.iter_mut().zip(&mut cosines).zip(&*plan.frequencies) {
-            let (s, c) = sin_cos(position * f);
+            let (s, c) = sin_cos(position as f32 * f);
             (*sin, *cos) = (s * plan.factor, c * plan.factor);
         }
         for h in 0..plan.n_heads {
@@ -132,9 +155,10 @@ fn turn_body<const FUSED: bool>(task: &Task<'_>, tokens: Range<usize>) {
                 turn_halves(&head[..2 * half], &sines, &cosines, &mut turned);
             }
             head[..2 * half].copy_from_slice(&turned);
-            let to = ((row * plan.n_heads + h) * n_tokens + token) * dim;
-            // SAFETY: a token's heads belong to one task.
-            unsafe { task.out.write(to, &head) };
+            let [by_row, by_head, by_token] = task.to.strides;
+            let to = row * by_row + h * by_head + place * by_token;
+            // SAFETY: a token's heads belong to one task, and lie apart from those of others.
+            unsafe { task.to.out.write(to, &head) };
         }
     }
 }

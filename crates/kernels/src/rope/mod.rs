@@ -16,13 +16,14 @@
 //! Angles are rounded to f32 as the models' reference does; norm, sines and products are f32 in
 //! `cpu.rs`, and MLX's own in the twin, which CUDA and Metal run.
 
-mod cpu;
+pub(crate) mod cpu;
 mod twin;
 
 use std::sync::Arc;
 
 use mlx::{Array, Backend, Device, Dtype, Result};
 
+use crate::Positions;
 use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
 
 const OP: &str = "rope";
@@ -87,15 +88,6 @@ impl Rotation {
     }
 }
 
-/// Where the L tokens stand.
-#[derive(Clone, Copy, Debug)]
-pub enum Positions<'a> {
-    /// The first, in all rows.
-    From(i32),
-    /// The first of each row, `[B]`, i32.
-    Rows(&'a Array),
-}
-
 /// A norm over each head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadNorm<'a> {
@@ -126,9 +118,9 @@ pub struct Heads<'a> {
 
 /// The sizes that the inputs share.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
-    rows: i32,
-    tokens: i32,
+pub(crate) struct Sizes {
+    pub(crate) rows: i32,
+    pub(crate) tokens: i32,
     group: i32,
 }
 
@@ -153,7 +145,7 @@ impl Heads<'_> {
         twin::run(self, self.check()?)
     }
 
-    fn check(&self) -> Result<Sizes> {
+    pub(crate) fn check(&self) -> Result<Sizes> {
         let [rows, tokens, width] = dims(OP, "x", self.x)?;
         expect_float(OP, "x", self.x)?;
         let refuse = |message| Err(refused(OP, &[self.x], message));
@@ -181,7 +173,7 @@ impl Heads<'_> {
             expect_float(OP, "weight", norm.weight)?;
             expect_shape(OP, "weight", norm.weight, &[head])?;
         }
-        if let Positions::Rows(positions) = self.positions {
+        if let Positions::Rows { positions, .. } = self.positions {
             expect_dtype(OP, "positions", positions, Dtype::I32)?;
             expect_shape(OP, "positions", positions, &[rows])?;
         }

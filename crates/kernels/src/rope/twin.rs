@@ -2,7 +2,8 @@
 
 use mlx::{Array, Result};
 
-use super::{Heads, Positions, Sizes};
+use super::{Heads, Sizes};
+use crate::Positions;
 
 pub(super) fn run(heads: &Heads<'_>, s: Sizes) -> Result<Array> {
     let mut x = heads.x.reshape(&[s.rows, s.tokens, heads.n_heads, s.group])?;
@@ -15,8 +16,8 @@ pub(super) fn run(heads: &Heads<'_>, s: Sizes) -> Result<Array> {
     }
     let rope = &heads.rotation.mlx;
     let turned = match heads.positions {
-        Positions::From(position) => x.rope(rope, position)?,
-        Positions::Rows(positions) => x.rope_rows(rope, positions)?,
+        Positions::Same(position) => x.rope(rope, position)?,
+        Positions::Rows { positions, .. } => x.rope_rows(rope, positions)?,
     };
     match &heads.rotation.factor {
         None => Ok(turned),

@@ -14,6 +14,7 @@ mod quantized;
 mod rope;
 mod router;
 mod sampling;
+mod self_attention;
 
 use mlx::{Array, Device, Dtype};
 

@@ -1,6 +1,7 @@
 //! Turned heads: the backend's form against the twin, and against sines in f64.
 
-use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
+use kernels::Positions;
+use kernels::rope::{HeadNorm, Heads, Rotation};
 use mlx::{Array, Dtype};
 
 use crate::{Values, bound, close, close_to_f64, device, doubles, view};
@@ -35,6 +36,10 @@ struct Inputs {
     shape: Shape,
 }
 
+fn at_rows(positions: &Array) -> Positions<'_> {
+    Positions::Rows { positions, lengths: None }
+}
+
 /// Powers of two: their reciprocals, which MLX takes, are exact.
 fn frequencies(n: i32) -> Vec<f64> {
     (0..n / 2).map(|i| 0.75f64.powi(i % 3) * 0.5f64.powi(i / 3)).collect()
@@ -62,7 +67,7 @@ impl Inputs {
             head_dim: self.shape.dim,
             norm: None,
             rotation: &self.rotation,
-            positions: Positions::From(0),
+            positions: Positions::Same(0),
         }
     }
 
@@ -119,7 +124,7 @@ fn every_size_and_dtype_agrees_with_the_twin() {
             let what = format!("{shape:?}, {dtype}, {traditional}");
             let firsts = (0..shape.rows).map(|b| 5 * b + 2).collect::<Vec<_>>();
             let rows = Array::from_slice(&firsts, &[shape.rows]).unwrap();
-            for positions in [Positions::From(0), Positions::From(37), Positions::Rows(&rows)] {
+            for positions in [Positions::Same(0), Positions::Same(37), at_rows(&rows)] {
                 let plain = Heads { positions, ..i.heads() };
                 same(&what, &plain);
                 same(&what, &Heads { norm: i.norm(), ..plain });
@@ -139,7 +144,7 @@ fn in_f32_heads_turn_as_in_f64_also_far_from_the_start() {
                 let i = Inputs::new(shape, Dtype::F32, traditional);
                 let firsts = (0..shape.rows).map(|b| first + 3 * b).collect::<Vec<_>>();
                 let rows = Array::from_slice(&firsts, &[shape.rows]).unwrap();
-                let positions = Positions::Rows(&rows);
+                let positions = at_rows(&rows);
                 let rotation = &i.rotation.magnified(1.5, shape.dim).unwrap();
                 let heads = Heads { norm: i.norm(), positions, rotation, ..i.heads() };
                 let wanted = i.in_f64(&firsts, traditional, 1.5);
@@ -157,7 +162,7 @@ fn powers_of_a_base_turn_as_the_list_of_them() {
     let listed = Rotation::frequencies(&list, false).unwrap();
     let powers = Rotation::powers(10_000.0, 32, false).unwrap();
     assert_eq!((listed.n_turned(), powers.n_turned()), (32, 32));
-    let positions = Positions::From(300);
+    let positions = Positions::Same(300);
     let listed = Heads { rotation: &listed, positions, ..i.heads() };
     let powers = Heads { rotation: &powers, positions, ..i.heads() };
     // MLX computes powers in f32, which shows in angles of hundreds of radians.
@@ -174,7 +179,7 @@ fn inputs_need_not_lie_compactly() {
             i.x = view(&i.x, packed, begin);
             i.weight = view(&i.weight, packed, begin);
             let rows = view(&Array::from_slice(&[4, 9], &[2]).unwrap(), packed, begin);
-            let positions = Positions::Rows(&rows);
+            let positions = at_rows(&rows);
             same("views", &Heads { norm: i.norm(), positions, ..i.heads() });
         }
     }
@@ -206,8 +211,8 @@ fn bad_inputs_are_refused_with_a_reason() {
         (Heads { rotation: &wide, ..heads }, "12 elements of a head of 11 cannot turn"),
         (Heads { rotation: &other, ..heads }, "factors for 10 elements do not fit 11"),
         (Heads { norm, ..heads }, "weight must have shape [11]"),
-        (Heads { positions: Positions::Rows(&floats), ..heads }, "positions must be i32"),
-        (Heads { positions: Positions::Rows(&many), ..heads }, "positions must have shape [2]"),
+        (Heads { positions: at_rows(&floats), ..heads }, "positions must be i32"),
+        (Heads { positions: at_rows(&many), ..heads }, "positions must have shape [2]"),
     ] {
         for found in [heads.turn(), heads.reference()] {
             let message = found.unwrap_err().to_string();

@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use kernels::{Kv, activation};
+use kernels::activation;
+use kernels::self_attention::{Attended, Cache, SelfAttention};
 use mlx::Array;
 
 use crate::checkpoint::Scope;
@@ -113,12 +114,6 @@ impl Attention {
         })
     }
 
-    /// `[B, L, n·D]` → `[B, n, L, D]`.
-    fn heads(&self, x: &Array, n: i32) -> Result<Array> {
-        let split = x.reshape(&[x.dim(0), x.dim(1), n, self.config.head_dim])?;
-        Ok(split.swap_axes(1, 2)?)
-    }
-
     /// The heads of a projection to `n` of them, whatever stands behind each.
     fn heads_in<'a>(&self, x: &'a Array, n: i32, norm: &'a Option<RmsNorm>) -> HeadsIn<'a> {
         let head_dim = self.config.head_dim;
@@ -134,20 +129,6 @@ impl Attention {
         let (rows, n) = (queries.dim(0), queries.dim(1));
         let pairs = queries.reshape(&[rows, n, c.n_heads, 2 * c.head_dim])?;
         Ok(Some(pairs.slice_axis(3, c.head_dim..2 * c.head_dim)?))
-    }
-
-    /// Queries `[B, H, L, D]` over the cache → `[B, L, H·D]`.
-    fn attend(&self, q: &Array, keys: &Array, values: &Array, step: &Step) -> Result<Array> {
-        let attention = kernels::Attention {
-            q,
-            kv: Kv::Rows { keys, values, first_key: 0 },
-            scale: self.scale,
-            positions: step.positions(),
-            window: self.config.window,
-            sinks: self.sinks.as_ref(),
-            masks: step.masks(),
-        };
-        Ok(attention.run()?)
     }
 }
 
@@ -167,12 +148,20 @@ impl Mixer for Attention {
         let c = &self.config;
         let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
         let gate = self.gate(&q)?;
-        let q = self.rope.queries(&self.heads_in(&q, c.n_heads, &self.q_norm), step)?;
-        let k = self.rope.keys(&self.heads_in(&k, c.n_kv_heads, &self.k_norm), step)?;
-        let v = self.heads(&v, c.n_kv_heads)?; // [B, K, L, D]
-
-        let [keys, values] = kv.append([&k, &v], step)?; // [B, K, T, D]
-        let out = self.attend(&q, &keys, &values, step)?;
+        let attention = SelfAttention {
+            q: self.rope.queries(&self.heads_in(&q, c.n_heads, &self.q_norm), step),
+            k: self.rope.keys(&self.heads_in(&k, c.n_kv_heads, &self.k_norm), step),
+            v: &v,
+            scale: self.scale,
+            window: c.window,
+            sinks: self.sinks.as_ref(),
+            masks: step.masks(),
+            begins: step.rows(),
+        };
+        let shape = [x.dim(0), c.n_kv_heads, 0, c.head_dim];
+        let [keys, values] = kv.take([shape; 2], x.dtype(), step)?; // [B, K, T, D]
+        let Attended { out, cache } = attention.run(Cache { keys, values })?; // [B, L, H·D]
+        kv.keep([cache.keys, cache.values]);
         self.o_proj.forward(&match gate {
             Some(gate) => activation::sigmoid_gated(&out, &gate)?,
             None => out,

@@ -184,7 +184,7 @@ impl Mixer for LatentAttention {
         let turns =
             HeadsIn { x: &q, n_heads: c.n_heads, begin: c.nope, head_dim: c.rope, norm: None };
         // The factor that yarn has for turned dims: on the queries alone, squared.
-        let q_r = self.rope.queries(&turns, step)?; // [B, H, L, R]
+        let q_r = self.rope.queries(&turns, step).turn()?; // [B, H, L, R]
         let q_r =
             if self.rope.logit_factor == 1.0 { q_r } else { q_r.scale(self.rope.logit_factor)? };
         let q = q.reshape(&[rows, n, c.n_heads, c.nope + c.rope])?.swap_axes(1, 2)?;
@@ -194,9 +194,9 @@ impl Mixer for LatentAttention {
         let compressed = self.kv_a_layernorm.forward(&latent.slice_axis(2, 0..c.kv_lora_rank)?)?;
         let (begin, head_dim) = (c.kv_lora_rank, c.rope);
         let k_r = HeadsIn { x: &latent, n_heads: 1, begin, head_dim, norm: None };
-        let k_r = self.rope.keys(&k_r, step)?; // [B, 1, L, R]
+        let k_r = self.rope.keys(&k_r, step).turn()?; // [B, 1, L, R]
         let new = mlx::concatenate(&[&compressed.expand_dims(&[1])?, &k_r], -1)?;
-        let [kv] = cache.append([&new], step)?; // [B, 1, T, C + R]
+        let kv = cache.append(&new, step)?; // [B, 1, T, C + R]
 
         let out = match c.expands(n, step.position + step.n_tokens) {
             true => self.expanded(&q_n, &q_r, &kv, step)?,

@@ -6,7 +6,7 @@
 
 use std::f64::consts::PI;
 
-use kernels::rope::{HeadNorm, Heads, Positions, Rotation};
+use kernels::rope::{HeadNorm, Heads, Rotation};
 use mlx::Array;
 
 use crate::layers::RmsNorm;
@@ -108,31 +108,27 @@ impl Rope {
         Ok(Self { queries: keys.magnified(squared, head_dim)?, keys, logit_factor: 1.0 })
     }
 
-    /// Keys `[B, n, L, D]`, turned to where the step stands.
-    pub fn keys(&self, heads: &HeadsIn<'_>, step: &Step) -> Result<Array> {
-        turned(&self.keys, heads, step)
+    /// Keys, to be turned to where the step stands.
+    pub fn keys<'a>(&'a self, heads: &HeadsIn<'a>, step: &'a Step) -> Heads<'a> {
+        of_kernel(&self.keys, heads, step)
     }
 
-    /// Queries `[B, n, L, D]`, turned to where the step stands.
-    pub fn queries(&self, heads: &HeadsIn<'_>, step: &Step) -> Result<Array> {
-        turned(&self.queries, heads, step)
+    /// Queries, to be turned to where the step stands.
+    pub fn queries<'a>(&'a self, heads: &HeadsIn<'a>, step: &'a Step) -> Heads<'a> {
+        of_kernel(&self.queries, heads, step)
     }
 }
 
-fn turned(rotation: &Rotation, heads: &HeadsIn<'_>, step: &Step) -> Result<Array> {
-    let heads = Heads {
+fn of_kernel<'a>(rotation: &'a Rotation, heads: &HeadsIn<'a>, step: &'a Step) -> Heads<'a> {
+    Heads {
         x: heads.x,
         n_heads: heads.n_heads,
         begin: heads.begin,
         head_dim: heads.head_dim,
         norm: heads.norm.map(|norm| HeadNorm { weight: &norm.weight, eps: norm.eps }),
         rotation,
-        positions: match step.row_positions() {
-            None => Positions::From(step.position),
-            Some(positions) => Positions::Rows(positions),
-        },
-    };
-    Ok(heads.turn()?)
+        positions: step.positions(),
+    }
 }
 
 /// The frequencies of `n/2` pairs, and the factor on rotated q and k.

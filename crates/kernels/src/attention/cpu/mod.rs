@@ -27,23 +27,35 @@ const TILE: usize = 64;
 
 /// Which inputs there are beside q, keys and values, in this order.
 #[derive(Clone, Copy)]
-struct Given {
-    table: bool,
-    positions: bool,
-    lengths: bool,
-    sinks: bool,
+pub(crate) struct Given {
+    pub(crate) table: bool,
+    pub(crate) positions: bool,
+    pub(crate) lengths: bool,
+    pub(crate) sinks: bool,
 }
 
 /// What the closure of a node keeps of its call.
 #[derive(Clone, Copy)]
-struct Call {
-    sizes: Sizes,
-    scale: f32,
-    window: Option<usize>,
-    first_key: i32,
+pub(crate) struct Call {
+    pub(crate) sizes: Sizes,
+    pub(crate) scale: f32,
+    pub(crate) window: Option<usize>,
+    pub(crate) first_key: i32,
     /// Of all rows, unless there is one for each.
-    position: i32,
-    given: Given,
+    pub(crate) position: i32,
+    pub(crate) given: Given,
+}
+
+impl Call {
+    /// Attention of q, keys, values and what else is given, into one output.
+    pub(crate) fn run(
+        &self,
+        ins: &[StridedRef<'_>],
+        outs: &mut [TensorMut<'_>],
+    ) -> std::result::Result<(), Failure> {
+        Task::new(self, ins, outs)?.run(n_threads(), unit_as_fast_as_possible);
+        Ok(())
+    }
 }
 
 /// Attention as one node.

@@ -1,0 +1,135 @@
+//! Self-attention between its projections: heads of queries and keys are normed and turned, keys
+//! and values of the new tokens join those of earlier ones, and the queries attend over all of
+//! them.
+//!
+//! ```text
+//! keys[position + i] = turn(norm(k_i)); values[position + i] = v_i
+//! out = attention(turn(norm(q)), keys, values)
+//! ```
+//! What it consists of is described where it is: [`Heads`](crate::rope::Heads) and
+//! [`Attention`](crate::Attention).
+//!
+//! | form | where |
+//! |---|---|
+//! | [`SelfAttention::reference`] | everywhere: the twin, twins of the parts one after another |
+//! | `twin.rs` with the parts' fastest forms | CUDA, Metal |
+//! | `cpu.rs` | CPU: three nodes, two write into the cache in place and one attends |
+
+mod cpu;
+mod twin;
+
+use mlx::{Array, Backend, Device, Result};
+
+use crate::Positions;
+use crate::attention::Masks;
+use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
+use crate::rope::{self, Heads};
+
+const OP: &str = "self_attention";
+
+/// The inputs beside the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct SelfAttention<'a> {
+    /// Queries, H heads of D elements.
+    pub q: Heads<'a>,
+    /// Keys, K heads of D elements; K divides H. They stand where the queries do.
+    pub k: Heads<'a>,
+    /// `[B, L, K·Dv]`.
+    pub v: &'a Array,
+    /// What multiplies the logits.
+    pub scale: f32,
+    /// A query sees that many keys, itself among them; all if absent. ≥ 1.
+    pub window: Option<i32>,
+    /// One logit per query head `[H]`.
+    pub sinks: Option<&'a Array>,
+    /// Masks that the calls of one step share where a form needs them.
+    pub masks: &'a Masks,
+    /// The positions of the rows as numbers, where `q.positions` has them as an array.
+    pub begins: Option<&'a [i32]>,
+}
+
+/// Keys `[B, K, T, D]` and values `[B, K, T, Dv]`, token t at t. T may be more than is filled.
+#[derive(Debug)]
+pub struct Cache {
+    /// Turned.
+    pub keys: Array,
+    /// As projected.
+    pub values: Array,
+}
+
+/// What comes out.
+#[derive(Debug)]
+pub struct Attended {
+    /// `[B, L, H·Dv]` in the dtype of the queries.
+    pub out: Array,
+    /// The cache with the new tokens.
+    pub cache: Cache,
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    q: rope::Sizes,
+    k: rope::Sizes,
+}
+
+impl SelfAttention<'_> {
+    /// Extends the cache and attends over it, in the fastest form that this backend has. A cache
+    /// that nothing else holds is written in place.
+    ///
+    /// # Errors
+    /// Shapes or dtypes do not fit each other, or the cache has no room for the new tokens.
+    pub fn run(&self, cache: Cache) -> Result<Attended> {
+        let sizes = self.check(&cache)?;
+        match Device::current_backend() {
+            Backend::Cpu => cpu::run(self, cache, sizes),
+            Backend::Cuda | Backend::Metal => twin::run(self, cache, |h| h.turn(), |a| a.run()),
+        }
+    }
+
+    /// The same in MLX's operations: what the other forms are held against.
+    ///
+    /// # Errors
+    /// Those of [`SelfAttention::run`].
+    pub fn reference(&self, cache: Cache) -> Result<Attended> {
+        self.check(&cache)?;
+        twin::run(self, cache, |h| h.reference(), |a| a.reference())
+    }
+
+    fn check(&self, cache: &Cache) -> Result<Sizes> {
+        let (q, k) = (self.q.check()?, self.k.check()?);
+        let (keys, values) = (&cache.keys, &cache.values);
+        let [_, n_kv_heads, room, _] = dims(OP, "keys", keys)?;
+        let [_, _, _, value_dim] = dims(OP, "values", values)?;
+        expect_shape(OP, "k", self.k.x, &[q.rows, q.tokens, self.k.x.dim(2)])?;
+        expect_shape(OP, "v", self.v, &[q.rows, q.tokens, n_kv_heads * value_dim])?;
+        expect_shape(OP, "keys", keys, &[q.rows, self.k.n_heads, room, self.k.head_dim])?;
+        expect_shape(OP, "values", values, &[q.rows, self.k.n_heads, room, value_dim])?;
+        for (name, array) in [("k", self.k.x), ("v", self.v), ("keys", keys), ("values", values)] {
+            expect_dtype(OP, name, array, self.q.x.dtype())?;
+        }
+        if let Some(sinks) = self.sinks {
+            expect_float(OP, "sinks", sinks)?;
+            expect_shape(OP, "sinks", sinks, &[self.q.n_heads])?;
+        }
+        if self.q.head_dim != self.k.head_dim || self.q.n_heads % n_kv_heads != 0 {
+            let text = "heads of queries and of keys do not fit each other".to_owned();
+            return Err(refused(OP, &[self.q.x, self.k.x], text));
+        }
+        if self.window.is_some_and(|window| window < 1) {
+            return Err(refused(OP, &[self.q.x], "a window of no keys sees nothing".to_owned()));
+        }
+        let begins = match (self.q.positions, self.begins) {
+            (Positions::Same(position), _) => vec![position],
+            (Positions::Rows { .. }, Some(list)) if list.len() == q.rows as usize => list.to_vec(),
+            _ => {
+                let text = format!("positions of {} rows are missing as numbers", q.rows);
+                return Err(refused(OP, &[self.q.x], text));
+            }
+        };
+        if let Some(begin) = begins.iter().find(|begin| **begin < 0 || room - q.tokens < **begin) {
+            let text = format!("a cache of {room} tokens has no room for {} at {begin}", q.tokens);
+            return Err(refused(OP, &[keys], text));
+        }
+        Ok(Sizes { q, k })
+    }
+}

@@ -1,0 +1,242 @@
+//! Self-attention over a cache: the backend's form against the twin, chunk by chunk.
+
+use kernels::rope::{HeadNorm, Heads, Rotation};
+use kernels::self_attention::{Attended, Cache, SelfAttention};
+use kernels::{Masks, Positions};
+use mlx::{Array, Backend, Dtype};
+
+use crate::{Values, bound, close, device};
+
+/// Sizes and kinds of one layer.
+#[derive(Clone, Copy, Debug)]
+struct Layer {
+    heads: i32,
+    kv_heads: i32,
+    dim: i32,
+    value_dim: i32,
+    /// Elements behind each query, as gates are.
+    behind: i32,
+    norms: bool,
+    window: Option<i32>,
+    sinks: bool,
+}
+
+const PLAIN: Layer = Layer {
+    heads: 6,
+    kv_heads: 2,
+    dim: 24,
+    value_dim: 24,
+    behind: 0,
+    norms: false,
+    window: None,
+    sinks: false,
+};
+
+const LAYERS: [Layer; 4] = [
+    PLAIN,
+    Layer { heads: 4, kv_heads: 4, dim: 17, value_dim: 10, norms: true, ..PLAIN },
+    Layer { heads: 3, kv_heads: 1, window: Some(5), behind: 7, sinks: true, ..PLAIN },
+    Layer { heads: 10, kv_heads: 5, dim: 128, value_dim: 128, norms: true, ..PLAIN },
+];
+
+/// What a layer has beside its inputs.
+struct Weights {
+    layer: Layer,
+    rotation: Rotation,
+    q_norm: Array,
+    k_norm: Array,
+    sinks: Array,
+}
+
+/// What enters for some new tokens.
+struct Tokens {
+    q: Array,
+    k: Array,
+    v: Array,
+}
+
+impl Weights {
+    fn new(layer: Layer, values: &mut Values) -> Self {
+        let turned = layer.dim / 4 * 2;
+        let mut norm = || values.array(&[layer.dim], |x| 1.0 + 0.5 * x);
+        let (q_norm, k_norm) = (norm(), norm());
+        let rotation = Rotation::powers(100.0, turned, false).unwrap();
+        let sinks = values.array(&[layer.heads], |x| 2.0 * x);
+        Self { layer, rotation, q_norm, k_norm, sinks }
+    }
+
+    fn tokens(&self, rows: i32, n: i32, dtype: Dtype, values: &mut Values) -> Tokens {
+        let l = self.layer;
+        let mut new = |width| values.array(&[rows, n, width], |x| 2.0 * x).astype(dtype).unwrap();
+        Tokens {
+            q: new(l.heads * (l.dim + l.behind)),
+            k: new(l.kv_heads * l.dim),
+            v: new(l.kv_heads * l.value_dim),
+        }
+    }
+
+    fn cache(&self, rows: i32, room: i32, dtype: Dtype) -> Cache {
+        let l = self.layer;
+        let zeros = |dim| Array::zeros(&[rows, l.kv_heads, room, dim], dtype).unwrap();
+        Cache { keys: zeros(l.dim), values: zeros(l.value_dim) }
+    }
+
+    fn call<'a>(
+        &'a self,
+        tokens: &'a Tokens,
+        positions: Positions<'a>,
+        begins: Option<&'a [i32]>,
+        masks: &'a Masks,
+    ) -> SelfAttention<'a> {
+        let l = self.layer;
+        let heads = |x, n_heads, weight| Heads {
+            x,
+            n_heads,
+            begin: 0,
+            head_dim: l.dim,
+            norm: l.norms.then_some(HeadNorm { weight, eps: 1e-3 }),
+            rotation: &self.rotation,
+            positions,
+        };
+        SelfAttention {
+            q: heads(&tokens.q, l.heads, &self.q_norm),
+            k: heads(&tokens.k, l.kv_heads, &self.k_norm),
+            v: &tokens.v,
+            scale: (l.dim as f32).sqrt().recip(),
+            window: l.window,
+            sinks: l.sinks.then_some(&self.sinks),
+            masks,
+            begins,
+        }
+    }
+}
+
+#[track_caller]
+fn agree(what: &str, found: &Attended, wanted: &Attended, bound: f64) {
+    close(what, &found.out, &wanted.out, bound);
+    close(&format!("keys, {what}"), &found.cache.keys, &wanted.cache.keys, bound);
+    close(&format!("values, {what}"), &found.cache.values, &wanted.cache.values, 0.0);
+}
+
+#[test]
+fn chunk_after_chunk_the_cache_grows_and_is_attended_over_as_in_the_twin() {
+    let _device = device();
+    for (layer, dtype) in
+        LAYERS.iter().flat_map(|l| [Dtype::F32, Dtype::Bf16, Dtype::F16].map(|d| (*l, d)))
+    {
+        let mut values = Values((layer.dim + layer.heads) as u64);
+        let weights = Weights::new(layer, &mut values);
+        let mut caches = [weights.cache(3, 90, dtype), weights.cache(3, 90, dtype)];
+        let mut position = 0;
+        for n in [5, 1, 40, 1, 2] {
+            let (tokens, masks) = (weights.tokens(3, n, dtype, &mut values), Masks::default());
+            let call = weights.call(&tokens, Positions::Same(position), None, &masks);
+            let [first, second] = caches;
+            let (found, wanted) = (call.run(first).unwrap(), call.reference(second).unwrap());
+            let what = format!("{n} at {position}, {layer:?}, {dtype}");
+            agree(&what, &found, &wanted, bound(dtype));
+            caches = [found.cache, wanted.cache];
+            position += n;
+        }
+    }
+}
+
+#[test]
+fn rows_may_stand_at_positions_of_their_own() {
+    let _device = device();
+    for (layer, dtype) in LAYERS.iter().flat_map(|l| [Dtype::F32, Dtype::Bf16].map(|d| (*l, d))) {
+        let mut values = Values(layer.dim as u64);
+        let weights = Weights::new(layer, &mut values);
+        let shape = |dim| [2, layer.kv_heads, 71, dim];
+        for (n, begins) in [(1, [63, 4]), (7, [0, 64]), (3, [20, 21])] {
+            let masks = Masks::default();
+            let mut random = |dim| values.array(&shape(dim), |x| x).astype(dtype).unwrap();
+            let (keys, held) = (random(layer.dim), random(layer.value_dim));
+            let cache = || Cache { keys: keys.clone(), values: held.clone() };
+            let tokens = weights.tokens(2, n, dtype, &mut values);
+            let positions = Array::from_slice(&begins, &[2]).unwrap();
+            let rows = Positions::Rows { positions: &positions, lengths: None };
+            let call = weights.call(&tokens, rows, Some(&begins), &masks);
+            let (found, wanted) = (call.run(cache()).unwrap(), call.reference(cache()).unwrap());
+            agree(&format!("{n} at {begins:?}, {layer:?}"), &found, &wanted, bound(dtype));
+        }
+    }
+}
+
+#[test]
+fn a_cache_that_is_held_elsewhere_keeps_its_values_there() {
+    let _device = device();
+    let mut values = Values(3);
+    let weights = Weights::new(PLAIN, &mut values);
+    let (tokens, masks) = (weights.tokens(1, 2, Dtype::F32, &mut values), Masks::default());
+    let cache = weights.cache(1, 9, Dtype::F32);
+    mlx::eval([&cache.keys, &cache.values]).unwrap();
+    let held = cache.keys.clone();
+    let call = weights.call(&tokens, Positions::Same(4), None, &masks);
+    let made = call.run(cache).unwrap();
+    mlx::eval([&made.out, &made.cache.keys]).unwrap();
+    assert!(held.to_f32_vec().unwrap().iter().all(|x| *x == 0.0));
+    assert!(made.cache.keys.to_f32_vec().unwrap().iter().any(|x| *x != 0.0));
+}
+
+#[test]
+fn a_cache_that_nothing_else_holds_is_extended_in_place() {
+    let device = device();
+    if device.backend() != Backend::Cpu {
+        return;
+    }
+    let mut values = Values(5);
+    let weights = Weights::new(PLAIN, &mut values);
+    let cache = weights.cache(1, 200_000, Dtype::F32);
+    mlx::eval([&cache.keys, &cache.values]).unwrap();
+    let cache_bytes = cache.keys.n_bytes();
+    let (tokens, masks) = (weights.tokens(1, 1, Dtype::F32, &mut values), Masks::default());
+    mlx::eval([&tokens.q, &tokens.k, &tokens.v]).unwrap();
+    mlx::memory::reset_peak().unwrap();
+    let before = mlx::memory::active_bytes().unwrap();
+    let call = weights.call(&tokens, Positions::Same(4), None, &masks);
+    let made = call.run(cache).unwrap();
+    mlx::eval([&made.out, &made.cache.keys]).unwrap();
+    let grown = mlx::memory::peak_bytes().unwrap() - before;
+    assert!(grown < cache_bytes / 4, "{grown} bytes beside a cache of {cache_bytes}");
+}
+
+#[test]
+fn bad_inputs_are_refused_with_a_reason() {
+    let _device = device();
+    let mut values = Values(4);
+    let weights = Weights::new(PLAIN, &mut values);
+    let (tokens, masks) = (weights.tokens(2, 3, Dtype::F32, &mut values), Masks::default());
+    let a = weights.call(&tokens, Positions::Same(4), None, &masks);
+    let cache = || weights.cache(2, 9, Dtype::F32);
+    let other = weights.tokens(2, 4, Dtype::F32, &mut values);
+    let half = tokens.v.astype(Dtype::Bf16).unwrap();
+    let begins = Array::from_slice(&[1, 2], &[2]).unwrap();
+    let rows = Positions::Rows { positions: &begins, lengths: None };
+    let far = [1, 7];
+    for (a, reason) in [
+        (SelfAttention { v: &other.v, ..a }, "v must have shape [2, 3, 48]"),
+        (SelfAttention { k: Heads { x: &other.k, ..a.k }, ..a }, "k must have shape [2, 3, 48]"),
+        (SelfAttention { v: &half, ..a }, "v must be f32"),
+        (SelfAttention { window: Some(0), ..a }, "a window of no keys"),
+        (
+            SelfAttention { q: Heads { positions: Positions::Same(7), ..a.q }, ..a },
+            "a cache of 9 tokens has no room for 3 at 7",
+        ),
+        (
+            SelfAttention { q: Heads { positions: rows, ..a.q }, ..a },
+            "positions of 2 rows are missing as numbers",
+        ),
+        (
+            SelfAttention { q: Heads { positions: rows, ..a.q }, begins: Some(&far), ..a },
+            "has no room for 3 at 7",
+        ),
+    ] {
+        for found in [a.run(cache()), a.reference(cache())] {
+            let message = found.unwrap_err().to_string();
+            assert!(message.contains(reason), "{message}");
+        }
+    }
+    let message = a.run(weights.cache(1, 9, Dtype::F32)).unwrap_err().to_string();
+    assert!(message.contains("keys must have shape [2, 2, 9, 24]"), "{message}");
+}
