@@ -30,13 +30,40 @@ struct Task<'a> {
     to: &'a Target<'a>,
 }
 
-/// Where turned heads go.
+/// Where heads go.
 pub(crate) struct Target<'a> {
     pub(crate) out: Parts<'a>,
-    /// Elements from one row, one head and one token to the next.
-    pub(crate) strides: [usize; 3],
-    /// Tokens lie at their positions rather than from 0 on.
-    pub(crate) by_position: bool,
+    /// Of each token of each row, where its first head begins; none for one that goes nowhere. No
+    /// two tokens meet.
+    pub(crate) begins: Begins<'a>,
+    /// Elements from one head to the next.
+    pub(crate) by_head: usize,
+}
+
+/// Where tokens begin in an output.
+pub(crate) enum Begins<'a> {
+    /// At a place of their own each.
+    Each(Vec<Option<usize>>),
+    /// At regular distances.
+    Rows {
+        /// Elements from one row, and from one token, to the next.
+        strides: [usize; 2],
+        /// Where the first token of each row is put; at 0 if absent.
+        first: Option<&'a [i32]>,
+    },
+}
+
+impl Begins<'_> {
+    #[inline(always)]
+    pub(crate) fn of(&self, row: usize, token: usize, n_tokens: usize) -> Option<usize> {
+        match self {
+            Begins::Each(list) => list[row * n_tokens + token],
+            Begins::Rows { strides: [by_row, by_token], first } => {
+                let first = first.map_or(0, |first| first[row] as usize);
+                Some(row * by_row + (first + token) * by_token)
+            }
+        }
+    }
 }
 
 /// All heads as one node of the graph.
@@ -57,8 +84,8 @@ pub(super) fn run(heads: &Heads<'_>, sizes: Sizes) -> Result<Array> {
         let positions = same.clone().unwrap_or_else(|| integers(&rest[0]));
         let token = plan.head_dim;
         let head = token * sizes.tokens as usize;
-        let strides = [head * plan.n_heads, head, token];
-        let to = Target { out: Parts::new(out)?, strides, by_position: false };
+        let begins = Begins::Rows { strides: [head * plan.n_heads, token], first: None };
+        let to = Target { out: Parts::new(out)?, begins, by_head: head };
         plan.run(ins, &positions, &to)
     })?;
     Ok(made.into_iter().next().expect("as many outputs as were asked for"))
@@ -137,7 +164,7 @@ fn turn_body<const FUSED: bool>(task: &Task<'_>, tokens: Range<usize>) {
     for i in tokens {
         let (row, token) = (i / n_tokens, i % n_tokens);
         let position = task.positions[row] + token as i32;
-        let place = if task.to.by_position { position as usize } else { token };
+        let Some(begin) = task.to.begins.of(row, token, n_tokens) else { continue };
         for ((sin, cos), f) in sines.iter_mut().zip(&mut cosines).zip(&*plan.frequencies) {
             let (s, c) = sin_cos(position as f32 * f);
             (*sin, *cos) = (s * plan.factor, c * plan.factor);
@@ -155,10 +182,8 @@ fn turn_body<const FUSED: bool>(task: &Task<'_>, tokens: Range<usize>) {
                 turn_halves(&head[..2 * half], &sines, &cosines, &mut turned);
             }
             head[..2 * half].copy_from_slice(&turned);
-            let [by_row, by_head, by_token] = task.to.strides;
-            let to = row * by_row + h * by_head + place * by_token;
             // SAFETY: a token's heads belong to one task, and lie apart from those of others.
-            unsafe { task.to.out.write(to, &head) };
+            unsafe { task.to.out.write(begin + h * task.to.by_head, &head) };
         }
     }
 }

@@ -3,19 +3,11 @@
 
 use mlx::{Array, CpuKernel, Dtype, Result, StridedRef, TensorMut};
 
-use super::{Attended, Cache, SelfAttention, Sizes};
+use super::{Attended, Cache, Layout, NOWHERE, SelfAttention, Sizes};
 use crate::Positions;
-use crate::attention::cpu::{Call, Given};
+use crate::attention::cpu::{Call, Given, numbers};
 use crate::cpu::{Failure, Parts, Rows, each_rows};
-use crate::rope::cpu::{Plan, Target, integers};
-
-/// Where the rows of a call begin.
-#[derive(Clone, Copy)]
-enum Begins {
-    Same(i32),
-    /// The next input says it.
-    Given,
-}
+use crate::rope::cpu::{Begins, Plan, Target, integers};
 
 pub(super) fn run(a: &SelfAttention<'_>, cache: Cache, sizes: Sizes) -> Result<Attended> {
     let cache = Cache {
@@ -26,58 +18,43 @@ pub(super) fn run(a: &SelfAttention<'_>, cache: Cache, sizes: Sizes) -> Result<A
     Ok(Attended { out, cache })
 }
 
-/// The buffer of keys with the new tokens'.
+/// The keys with the new tokens'.
 fn with_keys(a: &SelfAttention<'_>, keys: Array, sizes: Sizes) -> Result<Array> {
     let plan = Plan::new(&a.k, sizes.k);
-    let (begins, positions) = Begins::of(a);
-    let inputs = [plan.inputs(&a.k), positions].concat();
+    let (rows, positions) = RowPositions::of(a);
+    let (place, slots) = Place::of(a);
+    let inputs = [plan.inputs(&a.k), positions, slots].concat();
     CpuKernel::update(keys, &inputs, move |ins, keys| {
         let (of_k, rest) = ins.split_at(plan.n_inputs());
-        let positions = begins.read(rest, sizes.k.rows);
-        plan.run(of_k, &positions, &target(keys, sizes.k.tokens, &positions)?)
+        let (positions, rest) = rows.read(rest, sizes.k.rows);
+        plan.run(of_k, &positions, &place.target(keys, sizes.k.tokens, &positions, rest)?)
     })
 }
 
-/// The buffer of values with the new tokens'.
+/// The values with the new tokens'.
 fn with_values(a: &SelfAttention<'_>, values: Array, sizes: Sizes) -> Result<Array> {
-    let (begins, positions) = Begins::of(a);
+    let (rows, positions) = RowPositions::of(a);
+    let (place, slots) = Place::of(a);
+    let inputs = [vec![a.v], positions, slots].concat();
     let (n_tokens, dim) = (sizes.k.tokens, values.dim(3) as usize);
-    CpuKernel::update(values, &[vec![a.v], positions].concat(), move |ins, values| {
-        let positions = begins.read(&ins[1..], sizes.k.rows);
-        let to = target(values, n_tokens, &positions)?;
-        copy_values(&Rows::new(&ins[0])?, n_tokens as usize, dim, &positions, &to);
+    CpuKernel::update(values, &inputs, move |ins, values| {
+        let (positions, rest) = rows.read(&ins[1..], sizes.k.rows);
+        let to = place.target(values, n_tokens, &positions, rest)?;
+        copy_values(&Rows::new(&ins[0])?, sizes.k.rows as usize, n_tokens as usize, dim, &to);
         Ok(())
     })
 }
 
-/// A buffer `[B, K, T, D]` as the place of tokens at their positions.
-fn target<'a>(
-    buffer: &'a mut TensorMut<'_>,
-    n_tokens: i32,
-    positions: &[i32],
-) -> std::result::Result<Target<'a>, Failure> {
-    let [_, n_heads, room, dim] = *buffer.shape else {
-        return Err("a cache has four dimensions".to_owned());
-    };
-    if let Some(begin) = positions.iter().find(|p| !(0..=room - n_tokens).contains(*p)) {
-        return Err(format!("a cache of {room} tokens has no room for {n_tokens} at {begin}"));
-    }
-    let strides = [n_heads * room * dim, room * dim, dim].map(|n| n as usize);
-    Ok(Target { out: Parts::new(buffer)?, strides, by_position: true })
-}
-
 /// Brings v to its places.
-fn copy_values(v: &Rows<'_>, n_tokens: usize, dim: usize, positions: &[i32], to: &Target<'_>) {
-    let [by_row, by_head, by_token] = to.strides;
-    each_rows(positions.len() * n_tokens, v.width, &|tokens| {
+fn copy_values(v: &Rows<'_>, n_rows: usize, n_tokens: usize, dim: usize, to: &Target<'_>) {
+    each_rows(n_rows * n_tokens, v.width, &|tokens| {
         let mut values = vec![0.0; v.width];
         for i in tokens {
-            let (row, token) = (i / n_tokens, i % n_tokens);
+            let Some(begin) = to.begins.of(i / n_tokens, i % n_tokens, n_tokens) else { continue };
             v.read(i, 0, &mut values);
-            let begin = row * by_row + (positions[row] as usize + token) * by_token;
             for (head, values) in values.chunks_exact(dim).enumerate() {
                 // SAFETY: a token's values belong to one task, and lie apart from others'.
-                unsafe { to.out.write(begin + head * by_head, values) };
+                unsafe { to.out.write(begin + head * to.by_head, values) };
             }
         }
     });
@@ -88,19 +65,26 @@ fn attended(a: &SelfAttention<'_>, cache: &Cache, sizes: Sizes) -> Result<Array>
     let plan = Plan::new(&a.q, sizes.q);
     let (rows, queries, dim) = (sizes.q.rows, sizes.q.tokens, a.q.head_dim);
     let value_dim = cache.values.dim(3);
-    let (begins, positions) = Begins::of(a);
+    let (row_positions, positions) = RowPositions::of(a);
     let (position, lengths) = match a.q.positions {
         Positions::Same(position) => (position, None),
         Positions::Rows { lengths, .. } => (0, lengths),
     };
     let sinks = a.sinks.map(|sinks| sinks.astype(Dtype::F32)).transpose()?;
+    let table = match a.layout {
+        Layout::Rows { .. } => None,
+        Layout::Blocks { table, .. } => Some(table),
+    };
     let attention = Call {
         sizes: crate::attention::Sizes {
             rows,
             heads: a.q.n_heads,
             kv_heads: a.k.n_heads,
             queries,
-            keys: cache.keys.dim(2),
+            keys: match a.layout {
+                Layout::Rows { .. } => cache.keys.dim(2),
+                Layout::Blocks { table, .. } => table.dim(1).saturating_mul(cache.keys.dim(1)),
+            },
             dim,
             value_dim,
         },
@@ -109,19 +93,21 @@ fn attended(a: &SelfAttention<'_>, cache: &Cache, sizes: Sizes) -> Result<Array>
         first_key: 0,
         position,
         given: Given {
-            table: false,
+            table: table.is_some(),
             positions: !positions.is_empty(),
             lengths: lengths.is_some(),
             sinks: sinks.is_some(),
         },
     };
-    let mut inputs = [plan.inputs(&a.q), vec![&cache.keys, &cache.values], positions].concat();
+    let mut inputs = [plan.inputs(&a.q), vec![&cache.keys, &cache.values]].concat();
+    inputs.extend(table.into_iter().chain(positions));
     inputs.extend(lengths.into_iter().chain(sinks.as_ref()));
     let (shape, dtype) = ([rows, queries, a.q.n_heads * value_dim], a.q.x.dtype());
     let made = CpuKernel::call_strided(&inputs, &[(&shape, dtype)], move |ins, outs| {
         let (of_q, rest) = ins.split_at(plan.n_inputs());
         let (cache, rest) = rest.split_at(2);
-        let positions = begins.read(rest, rows);
+        let after_table = &rest[usize::from(attention.given.table)..];
+        let (positions, _) = row_positions.read(after_table, rows);
         let turned = Turned::new(&plan, of_q, &positions, attention.sizes.heads, dtype)?;
         attention.run(&[&[turned.as_ref()], cache, rest].concat(), outs)
     })?;
@@ -151,8 +137,9 @@ impl Turned {
         let mut bytes = vec![0; n_elements * dtype.size_bytes()];
         let mut tensor = TensorMut::new(&mut bytes, &shape, dtype);
         let out = Parts::new(&mut tensor)?;
-        let to = [0, 1, 2].map(|axis| strides[axis] as usize);
-        plan.run(ins, positions, &Target { out, strides: to, by_position: false })?;
+        let [by_row, by_head, by_token] = [0, 1, 2].map(|axis| strides[axis] as usize);
+        let begins = Begins::Rows { strides: [by_row, by_token], first: None };
+        plan.run(ins, positions, &Target { out, begins, by_head })?;
         Ok(Self { bytes, shape, strides: strides.map(i64::from), dtype })
     }
 
@@ -161,7 +148,15 @@ impl Turned {
     }
 }
 
-impl Begins {
+/// Where the rows of a call begin.
+#[derive(Clone, Copy)]
+enum RowPositions {
+    Same(i32),
+    /// The next input says it.
+    Given,
+}
+
+impl RowPositions {
     /// And the input that says where they are, if one does.
     fn of<'a>(a: &SelfAttention<'a>) -> (Self, Vec<&'a Array>) {
         match a.q.positions {
@@ -170,11 +165,85 @@ impl Begins {
         }
     }
 
-    /// `ins` from where the positions are, if they are given.
-    fn read(self, ins: &[StridedRef<'_>], n_rows: i32) -> Vec<i32> {
+    /// `ins` from where the positions are, if they are given; the inputs behind them come back.
+    fn read<'i, 'a>(
+        self,
+        ins: &'i [StridedRef<'a>],
+        n_rows: i32,
+    ) -> (Vec<i32>, &'i [StridedRef<'a>]) {
         match self {
-            Self::Same(position) => vec![position; n_rows as usize],
-            Self::Given => integers(&ins[0]),
+            Self::Same(position) => (vec![position; n_rows as usize], ins),
+            Self::Given => (integers(&ins[0]), &ins[1..]),
         }
     }
+}
+
+/// Where new tokens are written.
+#[derive(Clone, Copy)]
+enum Place {
+    /// At their positions in rows.
+    Rows,
+    /// At the slots that the next input names.
+    Slots,
+}
+
+impl Place {
+    /// And the input with the slots, if there are any.
+    fn of<'a>(a: &SelfAttention<'a>) -> (Self, Vec<&'a Array>) {
+        match a.layout {
+            Layout::Rows { .. } => (Self::Rows, Vec::new()),
+            Layout::Blocks { slots, .. } => (Self::Slots, vec![slots]),
+        }
+    }
+
+    /// The places in keys or values.
+    fn target<'a>(
+        self,
+        cache: &'a mut TensorMut<'_>,
+        n_tokens: i32,
+        positions: &'a [i32],
+        ins: &[StridedRef<'_>],
+    ) -> std::result::Result<Target<'a>, Failure> {
+        let [first, second, third, dim] = *cache.shape else {
+            return Err("a cache has four dimensions".to_owned());
+        };
+        let size = |n: i32| n as usize;
+        let (begins, by_head) = match self {
+            Place::Rows => {
+                let room = third - n_tokens;
+                if let Some(begin) = positions.iter().find(|p| !(0..=room).contains(*p)) {
+                    return Err(format!(
+                        "a cache of {third} tokens has no room for {n_tokens} at {begin}"
+                    ));
+                }
+                let head = size(third) * size(dim);
+                let strides = [size(second) * head, size(dim)];
+                (Begins::Rows { strides, first: Some(positions) }, head)
+            }
+            Place::Slots => {
+                let slot = size(third) * size(dim);
+                (Begins::Each(places(&ins[0], size(first) * size(second), slot)?), size(dim))
+            }
+        };
+        Ok(Target { out: Parts::new(cache)?, begins, by_head })
+    }
+}
+
+/// Where the tokens with these slots, of `slot_size` elements each, begin in a pool.
+fn places(
+    slots: &StridedRef<'_>,
+    n_slots: usize,
+    slot_size: usize,
+) -> std::result::Result<Vec<Option<usize>>, Failure> {
+    let slots = numbers(slots, u32::from_le_bytes);
+    let mut taken = slots.iter().copied().filter(|slot| *slot != NOWHERE).collect::<Vec<_>>();
+    taken.sort_unstable();
+    if let Some(slot) = taken.last().filter(|slot| **slot as usize >= n_slots) {
+        return Err(format!("self_attention: slot {slot} is none of {n_slots}"));
+    }
+    if let Some(pair) = taken.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("self_attention: two tokens go to slot {}", pair[0]));
+    }
+    let begin = |slot: u32| (slot != NOWHERE).then(|| slot as usize * slot_size);
+    Ok(slots.into_iter().map(begin).collect())
 }

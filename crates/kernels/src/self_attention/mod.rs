@@ -3,7 +3,7 @@
 //! them.
 //!
 //! ```text
-//! keys[position + i] = turn(norm(k_i)); values[position + i] = v_i
+//! keys[place of token i] = turn(norm(k_i)); values[place of token i] = v_i
 //! out = attention(turn(norm(q)), keys, values)
 //! ```
 //! What it consists of is described where it is: [`Heads`](crate::rope::Heads) and
@@ -18,7 +18,7 @@
 mod cpu;
 mod twin;
 
-use mlx::{Array, Backend, Device, Result};
+use mlx::{Array, Backend, Device, Dtype, Result};
 
 use crate::Positions;
 use crate::attention::Masks;
@@ -44,11 +44,34 @@ pub struct SelfAttention<'a> {
     pub sinks: Option<&'a Array>,
     /// Masks that the calls of one step share where a form needs them.
     pub masks: &'a Masks,
-    /// The positions of the rows as numbers, where `q.positions` has them as an array.
-    pub begins: Option<&'a [i32]>,
+    /// How the cache is laid out.
+    pub layout: Layout<'a>,
 }
 
-/// Keys `[B, K, T, D]` and values `[B, K, T, Dv]`, token t at t. T may be more than is filled.
+/// How keys and values lie in a cache.
+#[derive(Clone, Copy, Debug)]
+pub enum Layout<'a> {
+    /// Keys `[B, K, T, D]` and values `[B, K, T, Dv]`, token t at t. T may be more than is filled.
+    Rows {
+        /// The positions of the rows as numbers, where `q.positions` has them as an array.
+        begins: Option<&'a [i32]>,
+    },
+    /// Pools of N blocks of n tokens, keys `[N, n, K, D]` and values `[N, n, K, Dv]`. Of the last
+    /// slot, N·n − 1, nothing is known after a call.
+    Blocks {
+        /// Numbers of blocks `[B, max]`, u32: token t of row b lies in block `t / n` of its row.
+        table: &'a Array,
+        /// Where the new tokens are written, `[B, L]`, u32: block · n + place in it. No two are the
+        /// same but for [`NOWHERE`], which is not written: others have written it, or it is
+        /// padding.
+        slots: &'a Array,
+    },
+}
+
+/// The slot of a token that is not written.
+pub const NOWHERE: u32 = u32::MAX;
+
+/// What the layout says.
 #[derive(Debug)]
 pub struct Cache {
     /// Turned.
@@ -98,12 +121,17 @@ impl SelfAttention<'_> {
     fn check(&self, cache: &Cache) -> Result<Sizes> {
         let (q, k) = (self.q.check()?, self.k.check()?);
         let (keys, values) = (&cache.keys, &cache.values);
-        let [_, n_kv_heads, room, _] = dims(OP, "keys", keys)?;
+        let [first, second, third, _] = dims(OP, "keys", keys)?;
         let [_, _, _, value_dim] = dims(OP, "values", values)?;
+        let n_kv_heads = self.k.n_heads;
         expect_shape(OP, "k", self.k.x, &[q.rows, q.tokens, self.k.x.dim(2)])?;
         expect_shape(OP, "v", self.v, &[q.rows, q.tokens, n_kv_heads * value_dim])?;
-        expect_shape(OP, "keys", keys, &[q.rows, self.k.n_heads, room, self.k.head_dim])?;
-        expect_shape(OP, "values", values, &[q.rows, self.k.n_heads, room, value_dim])?;
+        let [a, b, c] = match self.layout {
+            Layout::Rows { .. } => [q.rows, n_kv_heads, third],
+            Layout::Blocks { .. } => [first, second, n_kv_heads],
+        };
+        expect_shape(OP, "keys", keys, &[a, b, c, self.k.head_dim])?;
+        expect_shape(OP, "values", values, &[a, b, c, value_dim])?;
         for (name, array) in [("k", self.k.x), ("v", self.v), ("keys", keys), ("values", values)] {
             expect_dtype(OP, name, array, self.q.x.dtype())?;
         }
@@ -118,7 +146,21 @@ impl SelfAttention<'_> {
         if self.window.is_some_and(|window| window < 1) {
             return Err(refused(OP, &[self.q.x], "a window of no keys sees nothing".to_owned()));
         }
-        let begins = match (self.q.positions, self.begins) {
+        match self.layout {
+            Layout::Rows { begins } => self.check_rows(keys, q, begins)?,
+            Layout::Blocks { table, slots } => {
+                let [_, width] = dims(OP, "table", table)?;
+                expect_dtype(OP, "table", table, Dtype::U32)?;
+                expect_shape(OP, "table", table, &[q.rows, width])?;
+                expect_dtype(OP, "slots", slots, Dtype::U32)?;
+                expect_shape(OP, "slots", slots, &[q.rows, q.tokens])?;
+            }
+        }
+        Ok(Sizes { q, k })
+    }
+    /// Whether there is room in rows.
+    fn check_rows(&self, keys: &Array, q: rope::Sizes, begins: Option<&[i32]>) -> Result<()> {
+        let begins = match (self.q.positions, begins) {
             (Positions::Same(position), _) => vec![position],
             (Positions::Rows { .. }, Some(list)) if list.len() == q.rows as usize => list.to_vec(),
             _ => {
@@ -126,10 +168,14 @@ impl SelfAttention<'_> {
                 return Err(refused(OP, &[self.q.x], text));
             }
         };
-        if let Some(begin) = begins.iter().find(|begin| **begin < 0 || room - q.tokens < **begin) {
-            let text = format!("a cache of {room} tokens has no room for {} at {begin}", q.tokens);
-            return Err(refused(OP, &[keys], text));
+        let room = keys.dim(2);
+        match begins.iter().find(|begin| **begin < 0 || room - q.tokens < **begin) {
+            None => Ok(()),
+            Some(begin) => {
+                let n = q.tokens;
+                let text = format!("a cache of {room} tokens has no room for {n} at {begin}");
+                Err(refused(OP, &[keys], text))
+            }
         }
-        Ok(Sizes { q, k })
     }
 }

@@ -2,9 +2,9 @@
 
 use mlx::{Array, Result};
 
-use super::{Attended, Cache, SelfAttention};
+use super::{Attended, Cache, Layout, SelfAttention};
 use crate::rope::Heads;
-use crate::{Attention, Kv};
+use crate::{Attention, Kv, Positions};
 
 pub(super) fn run(
     a: &SelfAttention<'_>,
@@ -15,25 +15,65 @@ pub(super) fn run(
     let (q, k) = (turn(&a.q)?, turn(&a.k)?);
     let heads = [a.v.dim(0), a.v.dim(1), a.k.n_heads, cache.values.dim(3)];
     let v = a.v.reshape(&heads)?.swap_axes(1, 2)?; // [B, K, L, Dv]
-    let begins = match a.q.positions {
-        crate::Positions::Same(position) => vec![position],
-        crate::Positions::Rows { .. } => a.begins.unwrap_or_default().to_vec(),
+    let (keys, values) = match a.layout {
+        Layout::Rows { begins } => {
+            let begins = match a.q.positions {
+                Positions::Same(position) => vec![position],
+                Positions::Rows { .. } => begins.unwrap_or_default().to_vec(),
+            };
+            (written(cache.keys, &k, &begins)?, written(cache.values, &v, &begins)?)
+        }
+        Layout::Blocks { slots, .. } => {
+            (scattered(&cache.keys, &k, slots)?, scattered(&cache.values, &v, slots)?)
+        }
     };
-    let (keys, values) = (written(cache.keys, &k, &begins)?, written(cache.values, &v, &begins)?);
-    // Shorter, so that MLX's attention does not read what is not filled.
-    let end = begins.iter().max().map_or(0, |begin| begin + k.dim(2));
-    let (filled_keys, filled_values) = (keys.slice_axis(2, 0..end)?, values.slice_axis(2, 0..end)?);
-    let attention = Attention {
-        q: &q,
-        kv: Kv::Rows { keys: &filled_keys, values: &filled_values, first_key: 0 },
-        scale: a.scale,
-        positions: a.q.positions,
-        window: a.window,
-        sinks: a.sinks,
-        masks: a.masks,
+    let cache = Cache { keys, values };
+    let out = attend_over(a, &cache, &q, attend)?;
+    Ok(Attended { out, cache })
+}
+
+fn attend_over(
+    a: &SelfAttention<'_>,
+    cache: &Cache,
+    q: &Array,
+    attend: fn(&Attention<'_>) -> Result<Array>,
+) -> Result<Array> {
+    let with = |kv: Kv<'_>| {
+        attend(&Attention {
+            q,
+            kv,
+            scale: a.scale,
+            positions: a.q.positions,
+            window: a.window,
+            sinks: a.sinks,
+            masks: a.masks,
+        })
     };
-    let out = attend(&attention)?;
-    Ok(Attended { out, cache: Cache { keys, values } })
+    match (a.layout, a.q.positions) {
+        (Layout::Blocks { table, .. }, _) => {
+            with(Kv::Blocks { keys: &cache.keys, values: &cache.values, table })
+        }
+        (Layout::Rows { begins }, positions) => {
+            // Shorter, so that MLX's attention does not read what is not filled.
+            let last = match positions {
+                Positions::Same(position) => position,
+                Positions::Rows { .. } => begins.into_iter().flatten().copied().max().unwrap_or(0),
+            };
+            let filled = |x: &Array| x.slice_axis(2, 0..last + q.dim(2));
+            let (keys, values) = (filled(&cache.keys)?, filled(&cache.values)?);
+            with(Kv::Rows { keys: &keys, values: &values, first_key: 0 })
+        }
+    }
+}
+
+/// A pool with `new` `[B, K, L, D]` at `slots` `[B, L]`; what goes nowhere goes to the last one.
+fn scattered(pool: &Array, new: &Array, slots: &Array) -> Result<Array> {
+    let [n_blocks, n, n_heads, dim] = [0, 1, 2, 3].map(|axis| pool.dim(axis));
+    let last = Array::from_slice(&[(n_blocks * n - 1) as u32], &[])?;
+    let slots = slots.flatten(0, 1)?.minimum(&last)?;
+    let rows = new.swap_axes(1, 2)?.reshape(&[-1, 1, n_heads, dim])?; // [B·L, 1, K, D]
+    let flat = pool.reshape(&[n_blocks * n, n_heads, dim])?;
+    flat.scatter(&[&slots], &rows, &[0])?.reshape(pool.shape())
 }
 
 /// `buffer` with `new` `[B, K, L, D]` from token `begins[b]` of row b on, or of all rows. Its

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use kernels::activation;
-use kernels::self_attention::{Attended, Cache, SelfAttention};
+use kernels::self_attention::{Attended, Cache, Layout, SelfAttention};
 use mlx::Array;
 
 use crate::checkpoint::Scope;
@@ -156,7 +156,7 @@ impl Mixer for Attention {
             window: c.window,
             sinks: self.sinks.as_ref(),
             masks: step.masks(),
-            begins: step.rows(),
+            layout: Layout::Rows { begins: step.rows() },
         };
         let shape = [x.dim(0), c.n_kv_heads, 0, c.head_dim];
         let [keys, values] = kv.take([shape; 2], x.dtype(), step)?; // [B, K, T, D]

@@ -15,7 +15,8 @@ use std::sync::OnceLock;
 
 use mlx::{Array, CpuKernel, Dtype, Result, StridedRef, TensorMut};
 
-use self::place::{Place, Tensor, check_row, numbers, read_scaled, seen, seen_by_all};
+pub(crate) use self::place::numbers;
+use self::place::{Place, Tensor, check_row, read_scaled, seen, seen_by_all};
 use self::plan::{FEW, Plan, Unit, tiles};
 use self::softmax::Softmax;
 use super::{Attention, Kv, Positions, Sizes};

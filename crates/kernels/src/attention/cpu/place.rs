@@ -102,7 +102,7 @@ impl Place {
 }
 
 /// The values of a list or a table of 4-byte numbers, in order.
-pub(super) fn numbers<T>(t: &StridedRef<'_>, from: fn([u8; 4]) -> T) -> Vec<T> {
+pub(crate) fn numbers<T>(t: &StridedRef<'_>, from: fn([u8; 4]) -> T) -> Vec<T> {
     let (rows, columns) = match *t.shape {
         [n] => (1, n as usize),
         [rows, columns] => (rows as usize, columns as usize),
