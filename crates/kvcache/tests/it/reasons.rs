@@ -1,0 +1,89 @@
+//! Every miss has a reason.
+
+use kvcache::{Boundary, Cause, Tier};
+
+use crate::{FULL, NS, PLENTY, STATE, copy_all, costs, join, run_to, serve, text, world};
+
+#[test]
+fn a_prompt_that_is_known_is_complete_and_one_that_is_not_was_never_seen() {
+    let mut world = world(4, &[FULL], [PLENTY, 0, 0]);
+    let cause = |world: &crate::world::World, tokens: &[u32]| world.cache.find(NS, tokens).cause;
+    assert_eq!(cause(&world, &text(1, 20)), Cause::NeverSeen { at: 0 });
+    assert_eq!(cause(&world, &[]), Cause::Complete);
+    serve(&mut world, &text(1, 20), &[], 0);
+    assert_eq!(cause(&world, &text(1, 20)), Cause::Complete);
+    let goes_on = join(&[text(1, 20), text(2, 9)]);
+    assert_eq!(cause(&world, &goes_on), Cause::NeverSeen { at: 20 });
+}
+
+#[test]
+fn a_divergence_shows_both_sides() {
+    let mut world = world(4, &[FULL], [PLENTY, 0, 0]);
+    serve(&mut world, &text(1, 20), &[], 0);
+    let parted = join(&[text(1, 13), text(2, 9)]);
+    let (cached, asked) = (text(1, 20)[13..].to_vec(), text(2, 9)[..8].to_vec());
+    let expected = Cause::Diverged { at: 13, cached, asked };
+    assert_eq!(world.cache.find(NS, &parted).cause, expected);
+    // Also where conversations parted before.
+    serve(&mut world, &parted, &[], 0);
+    let again = join(&[text(1, 13), text(3, 2)]);
+    let found = world.cache.find(NS, &again);
+    let Cause::Diverged { at: 13, asked, .. } = found.cause else { panic!("{found:?}") };
+    assert_eq!(asked, text(3, 2));
+}
+
+#[test]
+fn a_gap_between_rows_and_checkpoint_is_told() {
+    let mut world = world(4, &[FULL, STATE], [PLENTY, 0, 0]);
+    serve(&mut world, &text(1, 20), &[Boundary::System(8)], 0);
+    let found = world.cache.find(NS, &join(&[text(1, 15), text(2, 9)]));
+    assert_eq!((found.usable, found.matched, found.cause), (8, 15, Cause::NoCheckpoint));
+    let found = world.cache.find(NS, &text(1, 20));
+    assert_eq!((found.usable, found.cause), (8, Cause::Layout));
+}
+
+#[test]
+fn what_is_being_computed_is_told_with_its_sequence() {
+    let mut world = world(4, &[FULL], [PLENTY, 0, 0]);
+    let seq = world.begin(NS, text(1, 20)).unwrap();
+    run_to(&mut world, seq, 7);
+    let found = world.cache.find(NS, &join(&[text(1, 18), text(2, 9)]));
+    let expected = Cause::InFlight { seq: world.live[seq].id, until: 18 };
+    assert_eq!((found.usable, found.cause), (7, expected));
+}
+
+#[test]
+fn what_was_evicted_is_remembered_for_a_while() {
+    for (max_dead_tokens, expected) in
+        [(100, Cause::Evicted { until: 20 }), (0, Cause::NeverSeen { at: 0 })]
+    {
+        let mut world = world(4, &[FULL, STATE], [PLENTY, 0, 0]);
+        world.cache.remember(max_dead_tokens);
+        serve(&mut world, &text(1, 20), &[], 0);
+        world.cache.resize(Tier::Device, 0, 1);
+        assert_eq!(world.cache.find(NS, &text(1, 30)).cause, expected);
+        assert!(world.cache.stats().n_tokens <= max_dead_tokens);
+    }
+}
+
+#[test]
+fn a_slow_tier_and_a_full_device_are_told() {
+    let mut world = world(4, &[FULL], [PLENTY, PLENTY, 0]);
+    serve(&mut world, &text(1, 20), &[], 0);
+    copy_all(&mut world);
+    world.cache.resize(Tier::Device, 0, 1);
+    world.cache.measured(costs(1e9, 1.0));
+    let found = world.cache.find(NS, &text(1, 30));
+    assert_eq!((found.usable, found.cause), (0, Cause::CostGate { at: 20 }));
+}
+
+#[test]
+fn the_latest_lookups_are_kept_and_no_more() {
+    let mut world = world(4, &[FULL], [PLENTY, 0, 0]);
+    for who in 0..300 {
+        serve(&mut world, &text(who, 3), &[], 0);
+    }
+    let kept = world.cache.recent().collect::<Vec<_>>();
+    assert_eq!(kept.len(), 256);
+    assert!(kept.iter().all(|found| found.n_tokens == 3));
+}
