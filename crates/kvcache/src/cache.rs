@@ -265,8 +265,10 @@ impl Cache {
         let mut next = Some(self.trie.ancestor_at(node, until));
         while let Some(node) = next {
             let here = &self.trie.nodes[node];
+            let n_used =
+                self.layout.n_blocks(until).saturating_sub(here.start / self.layout.block_tokens);
             for tier in Tier::ALL {
-                for unit in here.runs[tier.idx()].units.iter().rev() {
+                for unit in here.runs[tier.idx()].units.iter().take(n_used).rev() {
                     self.policies[tier.idx()].touch(*unit, self.now);
                 }
             }

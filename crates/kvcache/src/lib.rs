@@ -51,7 +51,9 @@ mod trie;
 
 pub use blocks::BlockId;
 pub use cache::{Begun, Cache, NoRoom, Op, Position, SeqId, Stats, TierStats, policies};
-pub use evict::{Class, Evict, Lru, Tick, Unit, UnitId, Waiting};
+pub use evict::{
+    Adaptive, Class, Evict, Gdsf, Hazard, Lru, Policy, Regret, Slru, Tick, Unit, UnitId, Waiting,
+};
 pub use extents::{ExtentId, Place};
 pub use layout::{Budgets, Costs, Group, Kind, Layout, Link, N_TIERS, Ns, Prefill, Tier, Token};
 pub use plan::{Boundary, Capture, plan_captures};

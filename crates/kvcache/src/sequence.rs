@@ -91,7 +91,9 @@ impl Cache {
             match seated {
                 Ok((seq, ops)) => {
                     self.miss(&walk, tokens, root, at);
-                    self.touch(node, at, kv_until);
+                    if self.layout.needs_checkpoints() {
+                        self.touch(node, at, kv_until);
+                    }
                     (found.usable, found.tier) = (at, candidate.tier);
                     self.stats.n_begun += 1;
                     self.stats.n_asked_tokens += tokens.len() as u64;
@@ -451,6 +453,11 @@ impl Cache {
         let node = self.trie.ancestor_at(seq.node, prompt_end);
         self.trie.nodes[node].prompt_end = prompt_end;
         self.unlock(seq.node, Tier::Device);
+        // Blocks that it read count as used now, after those that it computed: what hangs on
+        // others is older than they are, and a policy that goes by time meets it first.
+        if !self.layout.needs_checkpoints() && self.trie.nodes.get(seq.node).is_some() {
+            self.touch(seq.node, seq.kv_until, seq.kv_until);
+        }
         self.drop_empty_root(seq.root);
         self.after();
     }

@@ -5,13 +5,26 @@
 //! checkpoints, one block: there all blocks of a matched path are touched together, deepest first,
 //! so that a policy that goes by time meets leaves before what they hang on.
 //!
-//! All policies are deterministic: equal calls give equal victims. What may not go when its turn
-//! comes is in use, so it goes to the end of the line: a unit is passed over once per turn, which
-//! keeps `victim` amortised O(log n).
+//! All policies are deterministic: equal calls give equal victims.
 
+mod adaptive;
+mod curve;
+mod gdsf;
+mod hazard;
 mod lru;
+mod order;
+mod policy;
+mod shadow;
+mod slru;
+#[cfg(test)]
+mod twin_fuzz;
 
+pub use adaptive::{Adaptive, Regret};
+pub use gdsf::Gdsf;
+pub use hazard::Hazard;
 pub use lru::Lru;
+pub use policy::Policy;
+pub use slru::Slru;
 
 /// Time, in a unit that the caller chooses; it never goes back.
 pub type Tick = u64;
@@ -60,8 +73,15 @@ pub struct Unit {
     pub class: Class,
 }
 
+impl Unit {
+    /// Cost saved per byte held, never negative.
+    fn density(&self) -> f64 {
+        self.saved_cost.max(0.0) / self.bytes.max(1) as f64
+    }
+}
+
 /// An order of eviction for the units of one tier.
-pub trait Evict {
+pub trait Evict: std::fmt::Debug {
     /// A unit came.
     fn insert(&mut self, id: UnitId, unit: Unit, now: Tick);
     /// It served a request.
