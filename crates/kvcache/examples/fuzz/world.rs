@@ -5,8 +5,8 @@
 use std::collections::{HashMap, HashSet};
 
 use kvcache::{
-    BlockId, Budgets, Cache, Class, Costs, ExtentId, Group, Item, Kind, Layout, Lru, Ns, Op,
-    Record, SeqId, Stats, Tier, Token, Transfer, Waiting,
+    BlockId, Budgets, Cache, Class, Costs, Evict, ExtentId, Group, Item, Kind, Layout, Ns, Op,
+    Policy, Record, SeqId, Stats, Tier, Token, Transfer, Waiting,
 };
 
 /// Splitmix64: small, and the same everywhere.
@@ -102,10 +102,15 @@ pub struct World {
     last: Stats,
 }
 
+/// One policy or another for each tier, by the budgets: a cache must be sound under all.
+fn policies(budgets: [u64; 3]) -> [Box<dyn Evict>; 3] {
+    budgets.map(|bytes| Policy::ALL[bytes as usize % Policy::ALL.len()].build())
+}
+
 impl World {
     pub fn new(block_tokens: usize, groups: Vec<Group>, budgets: [u64; 3], costs: Costs) -> Self {
         let layout = Layout::new(block_tokens, groups).expect("a sound layout");
-        let policies = kvcache::policies(Lru::new);
+        let policies = policies(budgets);
         let n_groups = layout.groups().len();
         let memory = || vec![HashMap::new(); n_groups];
         Self {
@@ -376,7 +381,7 @@ impl World {
     /// Another process finds the extents and the index, and nothing else.
     pub fn restart(&mut self) {
         self.note_stats();
-        let policies = kvcache::policies(Lru::new);
+        let policies = policies(self.budgets);
         self.cache = Cache::new(self.layout.clone(), Budgets(self.budgets), self.costs, policies);
         (self.live, self.flying) = (Vec::new(), Vec::new());
         self.has_lost = true;
