@@ -46,6 +46,7 @@ mod residency;
 mod restart;
 mod room;
 mod sequence;
+pub mod simulate;
 mod tiers;
 mod trie;
 

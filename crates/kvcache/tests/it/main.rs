@@ -2,6 +2,7 @@
 
 #[path = "../../examples/fuzz/acts.rs"]
 mod acts;
+mod eviction;
 mod failures;
 mod reasons;
 mod sharing;

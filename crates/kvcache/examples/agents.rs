@@ -1,0 +1,85 @@
+//! Prefill amplification of eviction policies on the trace of agents, one table row per placement,
+//! budget and chooser, one column per seed:
+//! `cargo run --release -p kvcache --example agents -- [--seeds 1,2,3,4] [--gb 20,40,80]
+//! [--host-gb 0] [--agents 64] [--requests 8000]`.
+
+use std::process::ExitCode;
+
+use kvcache::Policy;
+use kvcache::simulate::agents::AgentTrace;
+use kvcache::simulate::checkpoints::{Figures, Placement, Setup, replay};
+use kvcache::simulate::foresight::{Chooser, Future};
+
+const YARDSTICKS: [&str; 2] = ["ranks", "clairvoyant"];
+
+fn chooser<'a>(name: &str, future: &'a Future) -> Chooser<'a> {
+    match Policy::from_name(name) {
+        Some(policy) => Chooser::Policy(policy.build()),
+        None if name == "ranks" => Chooser::Ranks(0.5),
+        None => Chooser::Clairvoyant(future),
+    }
+}
+
+fn numbers(arguments: &[String], flag: &str, default: &str) -> Result<Vec<u64>, String> {
+    let given = arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1));
+    let list = given.map_or(default, |list| list.as_str());
+    let number = |part: &str| part.parse().map_err(|_| format!("{flag}: {part} is not a number"));
+    list.split(',').map(number).collect()
+}
+
+fn run(arguments: &[String]) -> Result<(), String> {
+    let seeds = numbers(arguments, "--seeds", "1,2,3,4")?;
+    let device_gb = numbers(arguments, "--gb", "20,40,80")?;
+    let host_gb = numbers(arguments, "--host-gb", "0")?;
+    let n_agents = numbers(arguments, "--agents", "64")?[0] as usize;
+    let n_requests = numbers(arguments, "--requests", "8000")?[0] as usize;
+    let traces: Vec<_> = seeds
+        .iter()
+        .map(|&seed| {
+            let trace = AgentTrace { n_agents, n_requests, strips_reasoning: true, seed };
+            let (prefixes, requests) = trace.generate();
+            let future = Future::of(&prefixes, &requests);
+            (prefixes, requests, future)
+        })
+        .collect();
+    println!("seeds {seeds:?}, {n_agents} agents, {n_requests} requests, reasoning stripped");
+    println!("device host placement    chooser      ideal   amplification: mean, each seed");
+    for (&gb, &host) in device_gb.iter().flat_map(|gb| host_gb.iter().map(move |host| (gb, host))) {
+        for placement in [Placement::BranchPoints, Placement::Template] {
+            for name in Policy::ALL.map(Policy::name).into_iter().chain(YARDSTICKS) {
+                let figures: Vec<Figures> = traces
+                    .iter()
+                    .map(|(prefixes, requests, future)| {
+                        let device = (gb * 1_000_000_000, chooser(name, future));
+                        let host =
+                            (host > 0).then(|| (host * 1_000_000_000, chooser(name, future)));
+                        replay(prefixes, requests, Setup { placement, device, host })
+                    })
+                    .collect();
+                let mean = |of: fn(&Figures) -> f64| {
+                    figures.iter().map(of).sum::<f64>() / figures.len() as f64
+                };
+                print!(
+                    "{gb:>3} GB {host:>3}  {:12} {name:12} {:.3}  {:6.2} ",
+                    format!("{placement:?}"),
+                    mean(Figures::share_of_ideal),
+                    mean(Figures::amplification)
+                );
+                figures.iter().for_each(|f| print!(" {:6.2}", f.amplification()));
+                println!();
+            }
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::from(2)
+        }
+    }
+}
