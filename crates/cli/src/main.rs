@@ -42,6 +42,7 @@ enum Command {
     Bench(commands::bench::Bench),
     Logits(commands::logits::Logits),
     Quantize(commands::quantize::Quantize),
+    Cache(commands::cache::Cache),
     Doctor(commands::doctor::Doctor),
 }
 
@@ -65,6 +66,7 @@ fn execute(cli: Cli, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
         Command::Bench(command) => command.execute(out, interrupts),
         Command::Logits(command) => command.execute(interrupts),
         Command::Quantize(command) => command.execute(out, interrupts),
+        Command::Cache(command) => command.execute(out),
         Command::Doctor(command) => command.execute(out),
     }
 }

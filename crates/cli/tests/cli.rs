@@ -535,8 +535,10 @@ fn help_lists_only_commands_that_exist() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    let expected =
-        ["run", "pull", "list", "show", "rm", "bench", "logits", "quantize", "doctor", "help"];
+    let expected = [
+        "run", "pull", "list", "show", "rm", "bench", "logits", "quantize", "cache", "doctor",
+        "help",
+    ];
     assert_eq!(commands, expected);
 }
 
@@ -719,4 +721,33 @@ fn a_chat_that_outgrows_the_context_says_how_to_go_on() {
     chat.shows("> ");
     chat.types("\x04");
     assert_eq!(chat.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_trace_is_replayed_and_its_hits_are_counted_beside_those_of_foresight() {
+    let home = Home::new();
+    let trace = home.dir.path().join("trace.jsonl");
+    // Two blocks of room: the second request finds both, the third one, the fourth none.
+    let lines = ["[1, 2]", "[1, 2]", "[1, 3]", "[4, 5]"];
+    let text = lines.map(|ids| format!("{{\"timestamp\": 0, \"hash_ids\": {ids}}}\n")).concat();
+    fs::write(&trace, &text).unwrap();
+    let trace = trace.to_str().unwrap();
+    let arguments = ["cache", "simulate", "--trace", trace, "--budget-blocks", "2", "--json"];
+    let ran = home.run(Script::default(), &arguments);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let wanted = json!({
+        "policy": "hazard", "budget_blocks": 2, "requests": 4, "blocks": 8, "hits": 3,
+        "hit_ratio": 0.375, "min_hit_ratio": 0.375,
+    });
+    assert_eq!(found, wanted);
+    let piped = home.run_with_stdin(
+        text.as_bytes(),
+        &["cache", "simulate", "--trace", "-", "--budget-blocks", "2"],
+    );
+    assert!(piped.stdout.contains("hits           3\n"), "{piped:?}");
+    let gone = ["cache", "simulate", "--trace", "gone", "--budget-blocks", "2"];
+    home.run(Script::default(), &gone).fails(1, &["cannot open gone"]);
+    let wrong = [&arguments[..], &["--policy", "best"]].concat();
+    home.run(Script::default(), &wrong).fails(2, &["best", "hazard"]);
 }

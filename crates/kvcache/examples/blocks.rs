@@ -33,6 +33,12 @@ fn measure(name: &str, trace: &Trace, percents: &[f64]) {
     }
 }
 
+/// Of one line of a trace.
+fn hash_ids(line: &str) -> Option<Vec<u64>> {
+    let request: serde_json::Value = serde_json::from_str(line).ok()?;
+    request.get("hash_ids")?.as_array()?.iter().map(serde_json::Value::as_u64).collect()
+}
+
 fn run(arguments: &[String]) -> Result<(), String> {
     let given = arguments.iter().position(|a| a == "--percent");
     let list = given.and_then(|at| arguments.get(at + 1)).map_or("1,2,5,10,20", String::as_str);
@@ -49,7 +55,8 @@ fn run(arguments: &[String]) -> Result<(), String> {
     let mut trace = Trace::new();
     for (line, number) in std::io::stdin().lock().lines().zip(1..) {
         let line = line.map_err(|error| error.to_string())?;
-        trace.push_line(&line).map_err(|error| format!("line {number}: {error}"))?;
+        let ids = hash_ids(&line).ok_or_else(|| format!("line {number} has no hash_ids"))?;
+        trace.push(&ids).map_err(|error| format!("line {number}: {error}"))?;
     }
     measure("standard input", &trace, &percents);
     Ok(())

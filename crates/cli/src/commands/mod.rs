@@ -1,6 +1,7 @@
 //! The commands.
 
 pub mod bench;
+pub mod cache;
 pub mod chat;
 pub mod doctor;
 pub mod list;

@@ -1,7 +1,7 @@
-//! Traces of requests in Mooncake's format (FAST '25): one JSON object a line with `hash_ids`, one
-//! id per block of the prompt, where equal ids mean an equal prefix up to and including the block.
-//! Other fields (`timestamp`, `input_length`, `output_length`) are not used: order is time, and
-//! what was answered shows in later prompts.
+//! Traces of requests as Mooncake's (FAST '25) are: each has `hash_ids`, one id per block of the
+//! prompt, where equal ids mean an equal prefix up to and including the block. Its other fields
+//! (`timestamp`, `input_length`, `output_length`) are not used: order is time, and what was
+//! answered shows in later prompts. Whoever has the file reads its lines.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ pub struct Trace {
     names: BTreeMap<u64, Token>,
 }
 
-/// A line that is no request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadLine(pub &'static str);
+/// The trace has more distinct ids than tokens can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooMany;
 
-impl std::fmt::Display for BadLine {
+impl std::fmt::Display for TooMany {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0)
+        f.write_str("more distinct hash_ids than a simulation can tell apart")
     }
 }
 
-impl std::error::Error for BadLine {}
+impl std::error::Error for TooMany {}
 
 impl Trace {
     /// No request yet.
@@ -32,27 +32,15 @@ impl Trace {
         Self::default()
     }
 
-    /// Takes one line; an empty one is nothing.
-    ///
-    /// # Errors
-    /// `BadLine` if it is not an object with a list `hash_ids` of whole numbers; nothing is taken.
-    pub fn push_line(&mut self, line: &str) -> Result<(), BadLine> {
-        if line.trim().is_empty() {
-            return Ok(());
-        }
-        let ids = hash_ids(line)?;
-        self.push(&ids)
-    }
-
     /// Takes one request, by the ids of its blocks.
     ///
     /// # Errors
-    /// `BadLine` if the trace has more distinct ids than tokens can name.
-    pub fn push(&mut self, ids: &[u64]) -> Result<(), BadLine> {
+    /// [`TooMany`]; the request is not taken then.
+    pub fn push(&mut self, ids: &[u64]) -> Result<(), TooMany> {
         let mut tokens = Vec::with_capacity(ids.len());
         for id in ids {
             let next = Token::try_from(self.names.len()).ok().filter(|next| *next < Token::MAX);
-            let next = next.ok_or(BadLine("more distinct hash_ids than a simulation can tell"))?;
+            let next = next.ok_or(TooMany)?;
             tokens.push(*self.names.entry(*id).or_insert(next));
         }
         self.requests.push(tokens);
@@ -75,57 +63,17 @@ impl Trace {
     }
 }
 
-/// The list of numbers under the only key that is read. A key within a string value would have
-/// its quotes escaped, so the first unescaped match is the key.
-fn hash_ids(line: &str) -> Result<Vec<u64>, BadLine> {
-    const MISSING: BadLine = BadLine("expected a JSON object with \"hash_ids\": [numbers]");
-    let line = line.trim();
-    if !line.starts_with('{') || !line.ends_with('}') {
-        return Err(MISSING);
-    }
-    let (_, rest) = line.split_once("\"hash_ids\"").ok_or(MISSING)?;
-    let rest = rest.trim_start().strip_prefix(':').ok_or(MISSING)?;
-    let rest = rest.trim_start().strip_prefix('[').ok_or(MISSING)?;
-    let (list, _) = rest.split_once(']').ok_or(MISSING)?;
-    if list.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    list.split(',').map(|id| id.trim().parse().map_err(|_| MISSING)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lines_become_blocks_named_by_first_appearance() {
+    fn blocks_are_named_by_first_appearance() {
         let mut trace = Trace::new();
-        for line in [
-            r#"{"timestamp": 0, "input_length": 1024, "output_length": 5, "hash_ids": [46, 9]}"#,
-            "",
-            r#" {"hash_ids":[46,18446744073709551615],"timestamp":1} "#,
-            r#"{"hash_ids": []}"#,
-        ] {
-            trace.push_line(line).unwrap();
+        for ids in [&[46, 9][..], &[46, u64::MAX], &[]] {
+            trace.push(ids).unwrap();
         }
         assert_eq!(trace.requests(), [vec![0, 1], vec![0, 2], vec![]]);
         assert_eq!((trace.n_distinct(), trace.n_blocks()), (3, 4));
-    }
-
-    #[test]
-    fn what_is_no_request_is_refused_and_changes_nothing() {
-        for line in [
-            "x",
-            "{}",
-            r#"{"hash_ids": 3}"#,
-            r#"{"hash_ids": [1, 2.5]}"#,
-            r#"{"hash_ids": [1, -2]}"#,
-            r#"{"hash_ids": [1, 2"#,
-            r#"{"hash_ids": [1,]}"#,
-        ] {
-            let mut trace = Trace::new();
-            assert!(trace.push_line(line).is_err(), "{line}");
-            assert_eq!(trace, Trace::new(), "{line}");
-        }
     }
 }
