@@ -3,8 +3,11 @@
 //! `cargo run --release -p kvcache --example agents -- [--seeds 1,2,3,4] [--gb 20,40,80]
 //! [--host-gb 0] [--agents 64] [--requests 8000]`.
 
+mod arguments;
+
 use std::process::ExitCode;
 
+use arguments::numbers;
 use kvcache::Policy;
 use kvcache::simulate::agents::AgentTrace;
 use kvcache::simulate::checkpoints::{Figures, Placement, Setup, replay};
@@ -20,19 +23,12 @@ fn chooser<'a>(name: &str, future: &'a Future) -> Chooser<'a> {
     }
 }
 
-fn numbers(arguments: &[String], flag: &str, default: &str) -> Result<Vec<u64>, String> {
-    let given = arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1));
-    let list = given.map_or(default, |list| list.as_str());
-    let number = |part: &str| part.parse().map_err(|_| format!("{flag}: {part} is not a number"));
-    list.split(',').map(number).collect()
-}
-
 fn run(arguments: &[String]) -> Result<(), String> {
-    let seeds = numbers(arguments, "--seeds", "1,2,3,4")?;
-    let device_gb = numbers(arguments, "--gb", "20,40,80")?;
-    let host_gb = numbers(arguments, "--host-gb", "0")?;
-    let n_agents = numbers(arguments, "--agents", "64")?[0] as usize;
-    let n_requests = numbers(arguments, "--requests", "8000")?[0] as usize;
+    let seeds = numbers::<u64>(arguments, "--seeds", "1,2,3,4")?;
+    let device_gb = numbers::<u64>(arguments, "--gb", "20,40,80")?;
+    let host_gb = numbers::<u64>(arguments, "--host-gb", "0")?;
+    let n_agents = numbers(arguments, "--agents", "64")?[0];
+    let n_requests = numbers(arguments, "--requests", "8000")?[0];
     let traces: Vec<_> = seeds
         .iter()
         .map(|&seed| {
@@ -74,12 +70,5 @@ fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("{problem}");
-            ExitCode::from(2)
-        }
-    }
+    arguments::main(run)
 }

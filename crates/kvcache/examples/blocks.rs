@@ -2,6 +2,8 @@
 //! Mooncake's format from standard input, or with `--synthetic` those that `Workload` makes.
 //! `xz -dc TRACE | cargo run --release -p kvcache --example blocks -- [--percent 1,2,5,10,20]`.
 
+mod arguments;
+
 use std::io::BufRead;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -40,12 +42,7 @@ fn hash_ids(line: &str) -> Option<Vec<u64>> {
 }
 
 fn run(arguments: &[String]) -> Result<(), String> {
-    let given = arguments.iter().position(|a| a == "--percent");
-    let list = given.and_then(|at| arguments.get(at + 1)).map_or("1,2,5,10,20", String::as_str);
-    let percents: Vec<f64> = list
-        .split(',')
-        .map(|part| part.parse().map_err(|_| format!("--percent: {part} is not a number")))
-        .collect::<Result<_, _>>()?;
+    let percents: Vec<f64> = arguments::numbers(arguments, "--percent", "1,2,5,10,20")?;
     if arguments.iter().any(|a| a == "--synthetic") {
         for workload in Workload::ALL {
             measure(&format!("{workload:?}"), &workload.generate(10_000, 1), &percents);
@@ -63,12 +60,5 @@ fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("{problem}");
-            ExitCode::from(2)
-        }
-    }
+    arguments::main(run)
 }

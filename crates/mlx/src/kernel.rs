@@ -296,8 +296,7 @@ impl<'a> StridedRef<'a> {
     /// Numbers of sizes and strides differ, a stride is negative, or they lead elsewhere.
     pub fn new(span: &'a [u8], shape: &'a [i32], strides: &'a [i64], dtype: Dtype) -> Self {
         assert!(shape.len() == strides.len() && strides.iter().all(|&stride| stride >= 0));
-        let last = shape.iter().zip(strides).map(|(&n, &stride)| (i64::from(n) - 1) * stride);
-        let n_elements = 1 + last.sum::<i64>() as usize;
+        let n_elements = n_spanned(shape, strides);
         assert!(shape.contains(&0) || span.len() == n_elements * dtype.size_bytes());
         Self { span, shape, strides, dtype }
     }
@@ -390,11 +389,8 @@ impl CpuKernel {
             };
             kernel(&ins.collect::<std::result::Result<Vec<_>, _>>()?, &mut out)
         };
-        let kernel = Box::new(mlx_sys::CpuKernel(Box::new(run)));
-        let (sizes, ranks, dtypes) = flat_shapes(&[(old.shape(), old.dtype())]);
-        let list = list(inputs.iter().copied().chain([&old]));
-        let made = ffi::cpu_kernel_call(kernel, &list, true, &sizes, &ranks, &dtypes);
-        Ok(unlist("cpu_kernel", inputs, made)?.remove(0))
+        let inputs = [inputs, &[&old]].concat();
+        Ok(node(&inputs, &[(old.shape(), old.dtype())], true, Box::new(run))?.remove(0))
     }
 }
 
@@ -406,17 +402,32 @@ fn add_node(
     + Sync
     + 'static,
 ) -> Result<Vec<Array>> {
-    let (sizes, ranks, dtypes) = flat_shapes(outputs);
     let run = move |ins: &[ffi::RawTensor], outs: &[ffi::RawTensor]| {
         // SAFETY: MLX keeps outputs alive while the task runs; every one is a fresh buffer of its
         // own that nothing else sees.
         let mut outs = outs.iter().map(|t| unsafe { zeroed_mut(t) }).collect::<Vec<_>>();
         run(ins, &mut outs)
     };
-    let kernel = Box::new(mlx_sys::CpuKernel(Box::new(run)));
-    let list = list(inputs.iter().copied());
-    let made = ffi::cpu_kernel_call(kernel, &list, false, &sizes, &ranks, &dtypes);
+    node(inputs, outputs, false, Box::new(run))
+}
+
+/// A node of the graph; one that updates has its last input as its one output.
+fn node(
+    inputs: &[&Array],
+    outputs: &[(&[i32], Dtype)],
+    updates: bool,
+    run: mlx_sys::CpuKernelFn,
+) -> Result<Vec<Array>> {
+    let (sizes, ranks, dtypes) = flat_shapes(outputs);
+    let (kernel, list) = (Box::new(mlx_sys::CpuKernel(run)), list(inputs.iter().copied()));
+    let made = ffi::cpu_kernel_call(kernel, &list, updates, &sizes, &ranks, &dtypes);
     unlist("cpu_kernel", inputs, made)
+}
+
+/// Elements from the first one of a view to its last one, both and what lies between.
+fn n_spanned(shape: &[i32], strides: &[i64]) -> usize {
+    let last = shape.iter().zip(strides).map(|(&n, &stride)| (i64::from(n) - 1) * stride);
+    1 + last.sum::<i64>() as usize
 }
 
 /// Shape and strides of a tensor.
@@ -439,8 +450,7 @@ unsafe fn strided<'a>(t: &ffi::RawTensor) -> std::result::Result<StridedRef<'a>,
     } else if strides.iter().any(|&stride| stride < 0) {
         return Err(format!("strides {strides:?} go backwards"));
     } else {
-        let last = shape.iter().zip(strides).map(|(&n, &stride)| (i64::from(n) - 1) * stride);
-        1 + last.sum::<i64>() as usize
+        n_spanned(shape, strides)
     };
     // SAFETY: the caller's promise; strides lead to elements only.
     let span = unsafe { slice_or_empty(t.data, n_elements * dtype.size_bytes()) };

@@ -1,6 +1,7 @@
 //! What a layer remembers of a sequence: contiguous keys and values, the reference form, and the
 //! states of recurrent layers.
 
+use kernels::self_attention::write_rows;
 use mlx::{Array, Dtype};
 
 use crate::{Result, Step};
@@ -74,13 +75,10 @@ impl KvState {
     /// # Errors
     /// MLX refuses an operation. The state is lost then.
     pub fn append(&mut self, new: &Array, step: &Step) -> Result<Array> {
-        // The old handle is gone by the time of evaluation, so MLX writes into the buffer in place.
         let shape = [0, 1, 2, 3].map(|axis| new.dim(axis));
         let [buffer] = self.take([shape], new.dtype(), step)?;
-        let buffer = match step.rows() {
-            None => write(buffer, new, 0..new.dim(0), step.position)?,
-            Some(positions) => write_rows(buffer, new, positions)?,
-        };
+        let begins = step.rows().unwrap_or(std::slice::from_ref(&step.position));
+        let buffer = write_rows(buffer, new, begins)?;
         let filled = buffer.slice_axis(2, 0..step.position + step.n_tokens)?;
         self.keep([buffer]);
         Ok(filled)
@@ -105,16 +103,5 @@ fn with_room(
     Ok(match old {
         Some(old) if filled > 0 => mlx::concatenate(&[&old.slice_axis(2, 0..filled)?, &room], 2)?,
         _ => room,
-    })
-}
-
-fn write(buffer: Array, new: &Array, rows: std::ops::Range<i32>, position: i32) -> Result<Array> {
-    let stop = [rows.end, buffer.dim(1), position + new.dim(2), buffer.dim(3)];
-    Ok(buffer.slice_update(new, &[rows.start, 0, position, 0], &stop)?)
-}
-
-fn write_rows(buffer: Array, new: &Array, positions: &[i32]) -> Result<Array> {
-    (0..).zip(positions).try_fold(buffer, |buffer, (row, &position)| {
-        write(buffer, &new.slice_axis(0, row..row + 1)?, row..row + 1, position)
     })
 }

@@ -136,6 +136,25 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The values of a list or a table of 4-byte numbers, in order.
+pub(crate) fn numbers<T>(t: &StridedRef<'_>, from: fn([u8; 4]) -> T) -> Vec<T> {
+    let (rows, columns) = match *t.shape {
+        [n] => (1, n as usize),
+        [rows, columns] => (rows as usize, columns as usize),
+        _ => unreachable!("lists and tables were checked"),
+    };
+    let stride = |axis_from_last: usize| {
+        t.strides.iter().rev().nth(axis_from_last).map_or(0, |&stride| stride as usize)
+    };
+    let mut values = Vec::with_capacity(rows * columns);
+    for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+        let at = 4 * (row * stride(1) + column * stride(0));
+        let bytes = &t.span()[at..][..4];
+        values.push(from([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    }
+    values
+}
+
 /// Elements that one task takes: fewer take less time than waking a thread.
 const TASK_ELEMENTS: usize = 1 << 14;
 

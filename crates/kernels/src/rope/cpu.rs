@@ -7,7 +7,7 @@ use mlx::{Array, CpuKernel, Result, StridedRef};
 
 use super::{Heads, Sizes};
 use crate::Positions;
-use crate::cpu::{Failure, Parts, Rows, dot, each_rows, for_processor};
+use crate::cpu::{Failure, Parts, Rows, dot, each_rows, for_processor, numbers};
 
 /// What is known before the kernel runs.
 pub(crate) struct Plan {
@@ -81,7 +81,7 @@ pub(super) fn run(heads: &Heads<'_>, sizes: Sizes) -> Result<Array> {
     let made = CpuKernel::call_strided(&inputs, &[(&shape, heads.x.dtype())], move |ins, outs| {
         let [out] = outs else { return Err("one output was asked for".to_owned()) };
         let (ins, rest) = ins.split_at(plan.n_inputs());
-        let positions = same.clone().unwrap_or_else(|| integers(&rest[0]));
+        let positions = same.clone().unwrap_or_else(|| numbers(&rest[0], i32::from_le_bytes));
         let token = plan.head_dim;
         let head = token * sizes.tokens as usize;
         let begins = Begins::Rows { strides: [head * plan.n_heads, token], first: None };
@@ -136,13 +136,6 @@ impl Plan {
         each_rows(n, self.n_heads * self.head_dim, &|tokens| turn(&task, tokens));
         Ok(())
     }
-}
-
-/// A list of i32 that need not lie compactly.
-pub(crate) fn integers(list: &StridedRef<'_>) -> Vec<i32> {
-    let (n, step) = (list.shape[0] as usize, list.strides[0] as usize);
-    let (all, _) = list.span().as_chunks::<4>();
-    (0..n).map(|i| i32::from_le_bytes(all[i * step])).collect()
 }
 
 for_processor! {

@@ -5,9 +5,9 @@ use mlx::{Array, CpuKernel, Dtype, Result, StridedRef, TensorMut};
 
 use super::{Attended, Cache, Layout, NOWHERE, SelfAttention, Sizes};
 use crate::Positions;
-use crate::attention::cpu::{Call, Given, numbers};
-use crate::cpu::{Failure, Parts, Rows, each_rows};
-use crate::rope::cpu::{Begins, Plan, Target, integers};
+use crate::attention::cpu::{Call, Given};
+use crate::cpu::{Failure, Parts, Rows, each_rows, numbers};
+use crate::rope::cpu::{Begins, Plan, Target};
 
 pub(super) fn run(a: &SelfAttention<'_>, cache: Cache, sizes: Sizes) -> Result<Attended> {
     let cache = Cache {
@@ -173,7 +173,7 @@ impl RowPositions {
     ) -> (Vec<i32>, &'i [StridedRef<'a>]) {
         match self {
             Self::Same(position) => (vec![position; n_rows as usize], ins),
-            Self::Given => (integers(&ins[0]), &ins[1..]),
+            Self::Given => (numbers(&ins[0], i32::from_le_bytes), &ins[1..]),
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::attention::Masks;
 use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
 use crate::rope::{self, Heads};
 
+pub use self::twin::write_rows;
+
 const OP: &str = "self_attention";
 
 /// The inputs beside the cache.
@@ -71,7 +73,7 @@ pub enum Layout<'a> {
 /// The slot of a token that is not written.
 pub const NOWHERE: u32 = u32::MAX;
 
-/// What the layout says.
+/// What the tokens so far left, as [`Layout`] says.
 #[derive(Debug)]
 pub struct Cache {
     /// Turned.
@@ -147,7 +149,7 @@ impl SelfAttention<'_> {
             return Err(refused(OP, &[self.q.x], "a window of no keys sees nothing".to_owned()));
         }
         match self.layout {
-            Layout::Rows { begins } => self.check_rows(keys, q, begins)?,
+            Layout::Rows { .. } => self.check_rows(keys, q)?,
             Layout::Blocks { table, slots } => {
                 let [_, width] = dims(OP, "table", table)?;
                 expect_dtype(OP, "table", table, Dtype::U32)?;
@@ -158,15 +160,25 @@ impl SelfAttention<'_> {
         }
         Ok(Sizes { q, k })
     }
+
+    /// Where the rows begin, as numbers: one if all stand alike. Absent if nothing says it.
+    fn begins(&self) -> Option<Vec<i32>> {
+        match (self.q.positions, self.layout) {
+            (Positions::Same(position), _) => Some(vec![position]),
+            (_, Layout::Rows { begins }) => begins.map(<[i32]>::to_vec),
+            _ => None,
+        }
+    }
+
     /// Whether there is room in rows.
-    fn check_rows(&self, keys: &Array, q: rope::Sizes, begins: Option<&[i32]>) -> Result<()> {
-        let begins = match (self.q.positions, begins) {
-            (Positions::Same(position), _) => vec![position],
-            (Positions::Rows { .. }, Some(list)) if list.len() == q.rows as usize => list.to_vec(),
-            _ => {
-                let text = format!("positions of {} rows are missing as numbers", q.rows);
-                return Err(refused(OP, &[self.q.x], text));
-            }
+    fn check_rows(&self, keys: &Array, q: rope::Sizes) -> Result<()> {
+        let all = |begins: &Vec<i32>| match self.q.positions {
+            Positions::Same(_) => true,
+            Positions::Rows { .. } => begins.len() == q.rows as usize,
+        };
+        let Some(begins) = self.begins().filter(all) else {
+            let text = format!("positions of {} rows are missing as numbers", q.rows);
+            return Err(refused(OP, &[self.q.x], text));
         };
         let room = keys.dim(2);
         match begins.iter().find(|begin| **begin < 0 || room - q.tokens < **begin) {

@@ -4,7 +4,7 @@ use mlx::{Array, Result};
 
 use super::{Attended, Cache, Layout, SelfAttention};
 use crate::rope::Heads;
-use crate::{Attention, Kv, Positions};
+use crate::{Attention, Kv};
 
 pub(super) fn run(
     a: &SelfAttention<'_>,
@@ -16,12 +16,9 @@ pub(super) fn run(
     let heads = [a.v.dim(0), a.v.dim(1), a.k.n_heads, cache.values.dim(3)];
     let v = a.v.reshape(&heads)?.swap_axes(1, 2)?; // [B, K, L, Dv]
     let (keys, values) = match a.layout {
-        Layout::Rows { begins } => {
-            let begins = match a.q.positions {
-                Positions::Same(position) => vec![position],
-                Positions::Rows { .. } => begins.unwrap_or_default().to_vec(),
-            };
-            (written(cache.keys, &k, &begins)?, written(cache.values, &v, &begins)?)
+        Layout::Rows { .. } => {
+            let begins = a.begins().unwrap_or_default();
+            (write_rows(cache.keys, &k, &begins)?, write_rows(cache.values, &v, &begins)?)
         }
         Layout::Blocks { slots, .. } => {
             (scattered(&cache.keys, &k, slots)?, scattered(&cache.values, &v, slots)?)
@@ -49,16 +46,13 @@ fn attend_over(
             masks: a.masks,
         })
     };
-    match (a.layout, a.q.positions) {
-        (Layout::Blocks { table, .. }, _) => {
+    match a.layout {
+        Layout::Blocks { table, .. } => {
             with(Kv::Blocks { keys: &cache.keys, values: &cache.values, table })
         }
-        (Layout::Rows { begins }, positions) => {
+        Layout::Rows { .. } => {
             // Shorter, so that MLX's attention does not read what is not filled.
-            let last = match positions {
-                Positions::Same(position) => position,
-                Positions::Rows { .. } => begins.into_iter().flatten().copied().max().unwrap_or(0),
-            };
+            let last = a.begins().into_iter().flatten().max().unwrap_or(0);
             let filled = |x: &Array| x.slice_axis(2, 0..last + q.dim(2));
             let (keys, values) = (filled(&cache.keys)?, filled(&cache.values)?);
             with(Kv::Rows { keys: &keys, values: &values, first_key: 0 })
@@ -76,9 +70,12 @@ fn scattered(pool: &Array, new: &Array, slots: &Array) -> Result<Array> {
     flat.scatter(&[&slots], &rows, &[0])?.reshape(pool.shape())
 }
 
-/// `buffer` with `new` `[B, K, L, D]` from token `begins[b]` of row b on, or of all rows. Its
-/// handle is gone by the time of evaluation, so that MLX writes in place.
-fn written(buffer: Array, new: &Array, begins: &[i32]) -> Result<Array> {
+/// `buffer` `[B, K, T, D]` with `new` `[B, K, L, D]` from token `begins[b]` of row b on, or from
+/// the one number of all rows. Written in place if nothing else holds the buffer at evaluation.
+///
+/// # Errors
+/// The new tokens do not fit into the buffer.
+pub fn write_rows(buffer: Array, new: &Array, begins: &[i32]) -> Result<Array> {
     let [_, n_heads, n, dim] = [0, 1, 2, 3].map(|axis| new.dim(axis));
     let write = |buffer: Array, new: &Array, first: i32, begin: i32| {
         let stop = [first + new.dim(0), n_heads, begin + n, dim];

@@ -15,13 +15,12 @@ use std::sync::OnceLock;
 
 use mlx::{Array, CpuKernel, Dtype, Result, StridedRef, TensorMut};
 
-pub(crate) use self::place::numbers;
 use self::place::{Place, Tensor, check_row, read_scaled, seen, seen_by_all};
 use self::plan::{FEW, Plan, Unit, tiles};
 use self::softmax::Softmax;
 use super::{Attention, Kv, Positions, Sizes};
 use crate::cpu::lanes::{Lanes, Plain, Stored, StoredBf16, StoredF16, StoredF32};
-use crate::cpu::{Failure, Parts, each, for_processor, n_threads};
+use crate::cpu::{Failure, Parts, each, for_processor, n_threads, numbers};
 
 /// Keys of a tile.
 const TILE: usize = 64;
