@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod blocks;
 pub mod causal_conv;
 mod cpu;
 mod cuda;

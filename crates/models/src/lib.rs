@@ -31,7 +31,7 @@ pub mod registry;
 
 pub use checkpoint::{Progress, Weights};
 pub use error::{Error, Result};
-pub use model::{Loaded, Model, ModelInfo, Step};
+pub use model::{Blocks, Loaded, Model, ModelInfo, Step};
 pub use registry::{FamilyFacts, LoadOptions, Source, load};
 pub use shapes::{SHAPE_NAMES, ShapeQuantization};
-pub use state::LayerState;
+pub use state::{KvState, LayerState, Memory, RecurrentState};

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use kernels::self_attention::Layout;
 use kernels::{Masks, Positions};
 use mlx::{Array, Dtype};
 
 use crate::Result;
-use crate::state::LayerState;
+use crate::state::{LayerState, Memory};
 
 /// A language model over token ids. Stateless: what a sequence remembers is passed in.
 pub trait Model: fmt::Debug {
@@ -23,11 +24,8 @@ pub trait Model: fmt::Debug {
     /// MLX refuses an operation.
     fn forward(&self, tokens: &Array, step: &Step, states: &mut [LayerState]) -> Result<Array>;
 
-    /// Bytes of state that one token of one sequence adds, with activations of `dtype_bytes`.
-    fn kv_bytes_per_token(&self, dtype_bytes: usize) -> u64;
-
-    /// Bytes of state of one sequence that do not depend on its length.
-    fn fixed_state_bytes(&self, dtype_bytes: usize) -> u64;
+    /// What each layer remembers.
+    fn memory(&self) -> Vec<Memory>;
 
     /// Hidden states `[.., E]` → logits `[.., V]`.
     ///
@@ -45,6 +43,18 @@ pub struct Step {
     pub n_tokens: i32,
     rows: Option<Rows>,
     masks: Masks,
+    blocks: Vec<Blocks>,
+    captures: Vec<i32>,
+}
+
+/// Where the tokens of a pass lie in pools, for layers that share a table. Both as in
+/// [`Layout::Blocks`].
+#[derive(Debug)]
+pub struct Blocks {
+    /// `[B, max]`, u32.
+    pub table: Array,
+    /// `[B, L]`, u32.
+    pub slots: Array,
 }
 
 /// Rows at different positions, padded at their ends to a common number of tokens.
@@ -60,7 +70,25 @@ struct Rows {
 impl Step {
     /// `n_tokens` new tokens after `position` earlier ones, in all rows.
     pub fn new(position: i32, n_tokens: i32) -> Self {
-        Self { position, n_tokens, rows: None, masks: Masks::default() }
+        Self {
+            position,
+            n_tokens,
+            rows: None,
+            masks: Masks::default(),
+            blocks: Vec::new(),
+            captures: Vec::new(),
+        }
+    }
+
+    /// The same over pools of blocks: a table for each group of layers.
+    pub fn over_blocks(self, blocks: Vec<Blocks>) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// The same, with recurrent layers also giving the states after the first p new tokens, for
+    /// every p of `captures`, ascending and from 1 to all.
+    pub fn capturing(self, captures: Vec<i32>) -> Self {
+        Self { captures, ..self }
     }
 
     /// Rows with their own positions and numbers of new tokens. Token ids are padded at the end to
@@ -77,7 +105,18 @@ impl Step {
         };
         let longest = |list: &[i32]| list.iter().copied().max().unwrap_or(0);
         let (position, n_tokens) = (longest(positions), longest(lengths));
-        Ok(Self { position, n_tokens, rows: Some(rows), masks: Masks::default() })
+        Ok(Self { rows: Some(rows), ..Self::new(position, n_tokens) })
+    }
+
+    /// Where the tokens of a group's layers lie.
+    pub(crate) fn blocks(&self, group: usize) -> Layout<'_> {
+        let Blocks { table, slots } = &self.blocks[group];
+        Layout::Blocks { table, slots }
+    }
+
+    /// Where states are captured.
+    pub(crate) fn captures(&self) -> &[i32] {
+        &self.captures
     }
 
     /// The position of each row, where rows differ.

@@ -210,6 +210,7 @@ fn build(
     let model = (family.build)(&config, &weights, options.rope_tokens.unwrap_or(context_tokens))?;
     let dtype = weights.dtype();
     let (tally, notes) = weights.finish(family.facts.model_type)?;
+    let memory = model.memory();
     let row_only_bytes = if tally.head_is_tied { 0 } else { tally.embedding_bytes };
     let info = ModelInfo {
         family: family.facts.model_type.to_owned(),
@@ -221,8 +222,8 @@ fn build(
         weight_bytes_per_token: tally.weight_bytes - row_only_bytes - tally.idle_expert_bytes,
         expert_bytes: tally.expert_bytes,
         idle_expert_share: tally.idle_expert_bytes as f64 / tally.expert_bytes.max(1) as f64,
-        kv_bytes_per_token: model.kv_bytes_per_token(dtype.size_bytes()),
-        fixed_state_bytes: model.fixed_state_bytes(dtype.size_bytes()),
+        kv_bytes_per_token: memory.iter().map(|m| m.bytes_per_token(dtype.size_bytes())).sum(),
+        fixed_state_bytes: memory.iter().map(|m| m.fixed_bytes(dtype.size_bytes())).sum(),
         dtype,
         quantization: tally
             .quantization

@@ -6,7 +6,7 @@ use super::twin::laid_out;
 use super::{Attention, Positions, Sizes};
 
 pub(super) fn run(a: &Attention<'_>, s: Sizes) -> Result<Array> {
-    let (keys, values) = laid_out(a, s)?;
+    let (keys, values) = laid_out(a)?;
     let first = a.kv.first_key();
     let window = a.window.filter(|&window| window < s.keys);
     let attend = |from: i32, to: i32, mask: Attend<'_>| {

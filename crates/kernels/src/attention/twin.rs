@@ -3,11 +3,12 @@
 use mlx::{Array, Dtype, Result, concatenate};
 
 use super::{Attention, Kv, Masks, Positions, Sizes};
+use crate::blocks;
 
 pub(super) fn run(a: &Attention<'_>, s: Sizes) -> Result<Array> {
     let (first, share) = (a.kv.first_key(), s.share());
     let mask = Masks::default().get(a, s, a.window, (first, first + s.keys))?;
-    let (keys, values) = laid_out(a, s)?;
+    let (keys, values) = laid_out(a)?;
     // What lies behind the last query is not defined: 0 in its place, which no query sees.
     let end = match a.positions {
         Positions::Same(position) => Array::from_slice(&[position + s.queries], &[1])?,
@@ -39,20 +40,11 @@ pub(super) fn run(a: &Attention<'_>, s: Sizes) -> Result<Array> {
 }
 
 /// Keys and values `[B, K, T, D]`, gathered from blocks if they lie there.
-pub(super) fn laid_out(a: &Attention<'_>, s: Sizes) -> Result<(Array, Array)> {
-    let (pool, table) = match a.kv {
-        Kv::Rows { keys, values, .. } => return Ok((keys.clone(), values.clone())),
-        Kv::Blocks { keys, table, .. } => (keys, table),
-    };
-    let (n_blocks, block) = (pool.dim(0), pool.dim(1));
-    // Entries that no query needs may be anything: block 0 in their place.
-    let known = table.lt(&Array::from_slice(&[n_blocks as u32], &[])?)?;
-    let table = known.select(table, &Array::from_slice(&[0u32], &[])?)?;
-    let gather = |pool: &Array| {
-        let blocks = pool.take(&table, 0)?; // [B, max, n, K, D]
-        let shape = [s.rows, table.dim(1) * block, s.kv_heads, pool.dim(3)];
-        blocks.reshape(&shape)?.swap_axes(1, 2)
-    };
-    let (keys, values) = a.kv.both();
-    Ok((gather(keys)?, gather(values)?))
+pub(super) fn laid_out(a: &Attention<'_>) -> Result<(Array, Array)> {
+    match a.kv {
+        Kv::Rows { keys, values, .. } => Ok((keys.clone(), values.clone())),
+        Kv::Blocks { keys, values, table } => {
+            Ok((blocks::laid_out(keys, table)?, blocks::laid_out(values, table)?))
+        }
+    }
 }

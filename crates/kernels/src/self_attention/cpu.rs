@@ -45,6 +45,16 @@ fn with_values(a: &SelfAttention<'_>, values: Array, sizes: Sizes) -> Result<Arr
     })
 }
 
+pub(super) fn write_slots(pool: Array, new: &Array, slots: &Array) -> Result<Array> {
+    let [rows, n_tokens] = [new.dim(0), new.dim(1)];
+    let dim = pool.dim(3) as usize;
+    CpuKernel::update(pool, &[new, slots], move |ins, pool| {
+        let to = Place::Slots.target(pool, n_tokens, &[], &ins[1..])?;
+        copy_values(&Rows::new(&ins[0])?, rows as usize, n_tokens as usize, dim, &to);
+        Ok(())
+    })
+}
+
 /// Brings v to its places.
 fn copy_values(v: &Rows<'_>, n_rows: usize, n_tokens: usize, dim: usize, to: &Target<'_>) {
     each_rows(n_rows * n_tokens, v.width, &|tokens| {

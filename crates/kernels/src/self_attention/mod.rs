@@ -82,6 +82,39 @@ pub struct Cache {
     pub values: Array,
 }
 
+/// A pool `[N, n, K, D]` with `new` `[B, L, K·D]` at `slots`, both as in [`Layout::Blocks`]: for
+/// caches that are read in other ways than [`SelfAttention`]'s. A pool that nothing else holds is
+/// written in place.
+///
+/// # Errors
+/// Shapes or dtypes do not fit each other. On the CPU, that a slot is none shows at evaluation.
+pub fn write_slots(pool: Array, new: &Array, slots: &Array) -> Result<Array> {
+    check_slots(&pool, new, slots)?;
+    match Device::current_backend() {
+        Backend::Cpu => cpu::write_slots(pool, new, slots),
+        Backend::Cuda | Backend::Metal => twin::write_slots(&pool, new, slots),
+    }
+}
+
+/// The same in MLX's operations.
+///
+/// # Errors
+/// Those of [`write_slots`].
+pub fn write_slots_reference(pool: Array, new: &Array, slots: &Array) -> Result<Array> {
+    check_slots(&pool, new, slots)?;
+    twin::write_slots(&pool, new, slots)
+}
+
+fn check_slots(pool: &Array, new: &Array, slots: &Array) -> Result<()> {
+    let [_, _, n_heads, dim] = dims(OP, "pool", pool)?;
+    let [rows, n_tokens, _] = dims(OP, "new", new)?;
+    expect_float(OP, "pool", pool)?;
+    expect_dtype(OP, "new", new, pool.dtype())?;
+    expect_shape(OP, "new", new, &[rows, n_tokens, n_heads * dim])?;
+    expect_dtype(OP, "slots", slots, Dtype::U32)?;
+    expect_shape(OP, "slots", slots, &[rows, n_tokens])
+}
+
 /// What comes out.
 #[derive(Debug)]
 pub struct Attended {

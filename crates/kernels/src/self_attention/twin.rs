@@ -13,15 +13,17 @@ pub(super) fn run(
     attend: fn(&Attention<'_>) -> Result<Array>,
 ) -> Result<Attended> {
     let (q, k) = (turn(&a.q)?, turn(&a.k)?);
-    let heads = [a.v.dim(0), a.v.dim(1), a.k.n_heads, cache.values.dim(3)];
-    let v = a.v.reshape(&heads)?.swap_axes(1, 2)?; // [B, K, L, Dv]
     let (keys, values) = match a.layout {
         Layout::Rows { .. } => {
             let begins = a.begins().unwrap_or_default();
+            let heads = [a.v.dim(0), a.v.dim(1), a.k.n_heads, cache.values.dim(3)];
+            let v = a.v.reshape(&heads)?.swap_axes(1, 2)?; // [B, K, L, Dv]
             (write_rows(cache.keys, &k, &begins)?, write_rows(cache.values, &v, &begins)?)
         }
         Layout::Blocks { slots, .. } => {
-            (scattered(&cache.keys, &k, slots)?, scattered(&cache.values, &v, slots)?)
+            let [rows, n] = [a.v.dim(0), a.v.dim(1)];
+            let k = k.swap_axes(1, 2)?.reshape(&[rows, n, -1])?;
+            (write_slots(&cache.keys, &k, slots)?, write_slots(&cache.values, a.v, slots)?)
         }
     };
     let cache = Cache { keys, values };
@@ -60,12 +62,12 @@ fn attend_over(
     }
 }
 
-/// A pool with `new` `[B, K, L, D]` at `slots` `[B, L]`; what goes nowhere goes to the last one.
-fn scattered(pool: &Array, new: &Array, slots: &Array) -> Result<Array> {
+/// What goes nowhere goes to the last slot.
+pub(super) fn write_slots(pool: &Array, new: &Array, slots: &Array) -> Result<Array> {
     let [n_blocks, n, n_heads, dim] = [0, 1, 2, 3].map(|axis| pool.dim(axis));
     let last = Array::from_slice(&[(n_blocks * n - 1) as u32], &[])?;
     let slots = slots.flatten(0, 1)?.minimum(&last)?;
-    let rows = new.swap_axes(1, 2)?.reshape(&[-1, 1, n_heads, dim])?; // [B·L, 1, K, D]
+    let rows = new.reshape(&[-1, 1, n_heads, dim])?; // [B·L, 1, K, D]
     let flat = pool.reshape(&[n_blocks * n, n_heads, dim])?;
     flat.scatter(&[&slots], &rows, &[0])?.reshape(pool.shape())
 }

@@ -4,6 +4,7 @@
 
 mod activation;
 mod attention;
+mod blocks;
 mod causal_conv;
 mod dense;
 mod embedding;
@@ -16,7 +17,7 @@ mod router;
 mod sampling;
 mod self_attention;
 
-use mlx::{Array, Device, Dtype};
+use mlx::{Array, CpuKernel, Device, Dtype};
 
 fn device() -> Device {
     Device::open().expect("the CPU backend is always there")
@@ -93,6 +94,19 @@ fn view(x: &Array, packed: bool, begin: i32) -> Array {
     let view = room.slice_strided(&first, &stop, &strides).unwrap();
     assert_eq!(view.shape(), shape);
     view
+}
+
+/// Where the evaluated elements of an array lie that nothing else holds; and the array.
+fn address(x: Array) -> (usize, Array) {
+    let (send, receive) = std::sync::mpsc::channel();
+    let send = std::sync::Mutex::new(send);
+    let seen = CpuKernel::update(x, &[], move |_, out| {
+        let send = send.lock().map_err(|e| e.to_string())?;
+        send.send(out.bytes_mut().as_ptr() as usize).map_err(|e| e.to_string())
+    });
+    let seen = seen.unwrap();
+    seen.eval().unwrap();
+    (receive.recv().unwrap(), seen)
 }
 
 /// The bound for results of inputs of this dtype.

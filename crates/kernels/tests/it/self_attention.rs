@@ -3,9 +3,9 @@
 use kernels::rope::{HeadNorm, Heads, Rotation};
 use kernels::self_attention::{Attended, Cache, Layout, NOWHERE, SelfAttention};
 use kernels::{Masks, Positions};
-use mlx::{Array, Backend, CpuKernel, Dtype};
+use mlx::{Array, Backend, Dtype};
 
-use crate::{Values, bound, close, device};
+use crate::{Values, address, bound, close, device};
 
 /// Sizes and kinds of one layer.
 #[derive(Clone, Copy, Debug)]
@@ -291,19 +291,6 @@ fn a_cache_that_is_held_elsewhere_keeps_its_values_there() {
     mlx::eval([&made.out, &made.cache.keys]).unwrap();
     assert!(held.to_f32_vec().unwrap().iter().all(|x| *x == 0.0));
     assert!(made.cache.keys.to_f32_vec().unwrap().iter().any(|x| *x != 0.0));
-}
-
-/// Where the evaluated elements of an array lie that nothing else holds; and the array.
-fn address(x: Array) -> (usize, Array) {
-    let (send, receive) = std::sync::mpsc::channel();
-    let send = std::sync::Mutex::new(send);
-    let seen = CpuKernel::update(x, &[], move |_, out| {
-        let send = send.lock().map_err(|e| e.to_string())?;
-        send.send(out.bytes_mut().as_ptr() as usize).map_err(|e| e.to_string())
-    });
-    let seen = seen.unwrap();
-    seen.eval().unwrap();
-    (receive.recv().unwrap(), seen)
 }
 
 #[test]

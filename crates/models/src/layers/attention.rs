@@ -4,12 +4,12 @@
 use std::rc::Rc;
 
 use kernels::activation;
-use kernels::self_attention::{Attended, Cache, Layout, SelfAttention};
+use kernels::self_attention::{Attended, Cache, SelfAttention};
 use mlx::Array;
 
 use crate::checkpoint::Scope;
-use crate::layers::{HeadsIn, Linear, Mixer, RmsNorm, Rope, Sizes};
-use crate::state::{KvState, LayerState};
+use crate::layers::{HeadsIn, Linear, Mixer, RmsNorm, Rope};
+use crate::state::{KvState, LayerState, Memory};
 use crate::{Result, Step};
 
 /// What distinguishes the attention of one family, or one layer, from another's.
@@ -137,10 +137,9 @@ impl Mixer for Attention {
         LayerState::Kv(KvState::default())
     }
 
-    fn sizes(&self, dtype_bytes: usize) -> Sizes {
+    fn memory(&self) -> Memory {
         let c = &self.config;
-        let per_token = (2 * c.n_kv_heads * c.head_dim) as u64 * dtype_bytes as u64;
-        Sizes { bytes_per_token: per_token, fixed_bytes: 0 }
+        Memory::Tokens { buffers: vec![[c.n_kv_heads, c.head_dim]; 2], window: c.window }
     }
 
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
@@ -156,10 +155,10 @@ impl Mixer for Attention {
             window: c.window,
             sinks: self.sinks.as_ref(),
             masks: step.masks(),
-            layout: Layout::Rows { begins: step.rows() },
+            layout: kv.layout(step),
         };
         let shape = [x.dim(0), c.n_kv_heads, 0, c.head_dim];
-        let [keys, values] = kv.take([shape; 2], x.dtype(), step)?; // [B, K, T, D]
+        let [keys, values] = kv.take([shape; 2], x.dtype(), step)?; // [B, K, T, D] or [N, n, K, D]
         let Attended { out, cache } = attention.run(Cache { keys, values })?; // [B, L, H·D]
         kv.keep([cache.keys, cache.values]);
         self.o_proj.forward(&match gate {

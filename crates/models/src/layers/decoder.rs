@@ -7,7 +7,7 @@ use mlx::Array;
 
 use crate::checkpoint::Scope;
 use crate::layers::{Embedding, Matrix, RmsNorm};
-use crate::state::LayerState;
+use crate::state::{LayerState, Memory};
 use crate::{Model, Result, Step};
 
 /// Mixes tokens: attention of any kind, or a recurrent layer.
@@ -15,8 +15,8 @@ pub trait Mixer: fmt::Debug {
     /// Its state before the first token.
     fn new_state(&self) -> LayerState;
 
-    /// How large the state of one sequence is, with activations of `dtype_bytes`.
-    fn sizes(&self, dtype_bytes: usize) -> Sizes;
+    /// What it remembers.
+    fn memory(&self) -> Memory;
 
     /// `[B, L, E]` → `[B, L, E]`; `state` gains the new tokens.
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array>;
@@ -26,15 +26,6 @@ pub trait Mixer: fmt::Debug {
 pub trait FeedForward: fmt::Debug {
     /// `onto` plus what the block makes of `x`, all `[B, L, E]`.
     fn forward_onto(&self, onto: &Array, x: &Array) -> Result<Array>;
-}
-
-/// Bytes of one layer's state of one sequence.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sizes {
-    /// For every token.
-    pub bytes_per_token: u64,
-    /// Whatever the length.
-    pub fixed_bytes: u64,
 }
 
 /// One layer of a decoder, residuals included.
@@ -175,12 +166,8 @@ impl Model for Decoder {
         Ok(h)
     }
 
-    fn kv_bytes_per_token(&self, dtype_bytes: usize) -> u64 {
-        self.layers.iter().map(|layer| layer.mixer().sizes(dtype_bytes).bytes_per_token).sum()
-    }
-
-    fn fixed_state_bytes(&self, dtype_bytes: usize) -> u64 {
-        self.layers.iter().map(|layer| layer.mixer().sizes(dtype_bytes).fixed_bytes).sum()
+    fn memory(&self) -> Vec<Memory> {
+        self.layers.iter().map(|layer| layer.mixer().memory()).collect()
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {

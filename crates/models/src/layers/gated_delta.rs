@@ -11,8 +11,8 @@ use kernels::norm;
 use mlx::Array;
 
 use crate::checkpoint::Scope;
-use crate::layers::{Linear, Mixer, RmsNorm, Sizes};
-use crate::state::{LayerState, RecurrentState};
+use crate::layers::{Linear, Mixer, RmsNorm};
+use crate::state::{LayerState, Memory, RecurrentState};
 use crate::{Error, Result, Step};
 
 /// On the sum of squares of a head of q or k, not on the mean.
@@ -142,6 +142,10 @@ impl GatedDeltaNet {
 
     /// Convolves `[B, L, C]` after the tail of what came before; the silu of it.
     fn convolve(&self, u: &Array, step: &Step, state: &mut RecurrentState) -> Result<Array> {
+        let tails = step.captures().iter().map(|p| self.tail_after(*p, u, &state.conv_tail));
+        let captured = tails
+            .map(|tail| Ok(RecurrentState { conv_tail: Some(tail?), ..RecurrentState::default() }));
+        state.captured = captured.collect::<Result<_>>()?;
         let conv = CausalConv {
             u,
             tail: state.conv_tail.as_ref(),
@@ -151,6 +155,20 @@ impl GatedDeltaNet {
         let convolved = conv.run()?;
         state.conv_tail = Some(convolved.tail);
         Ok(convolved.out)
+    }
+
+    /// The tail of a convolution of the first `n` of `u` `[B, L, C]`.
+    fn tail_after(&self, n: i32, u: &Array, tail: &Option<Array>) -> Result<Array> {
+        let before = self.config.conv_tokens - 1;
+        if n >= before {
+            return Ok(u.slice_axis(1, n - before..n)?.contiguous()?);
+        }
+        let rows = u.slice_axis(1, 0..n)?;
+        let rest = match tail {
+            Some(tail) => tail.slice_axis(1, n..before)?,
+            None => Array::zeros(&[u.dim(0), before - n, u.dim(2)], u.dtype())?,
+        };
+        Ok(mlx::concatenate(&[&rest, &rows], 1)?)
     }
 
     /// Heads of q or k `[B, L, Hk, Dk]` of length 1 (up to ε), times `factor`.
@@ -169,11 +187,12 @@ impl Mixer for GatedDeltaNet {
         LayerState::Recurrent(RecurrentState::default())
     }
 
-    fn sizes(&self, dtype_bytes: usize) -> Sizes {
+    fn memory(&self) -> Memory {
         let c = &self.config;
-        let state = c.values_width() as u64 * c.key_dim as u64 * 4;
-        let tail = (c.conv_tokens - 1) as u64 * c.conv_width() as u64 * dtype_bytes as u64;
-        Sizes { bytes_per_token: 0, fixed_bytes: state + tail }
+        Memory::Recurrent {
+            tail: [c.conv_tokens - 1, c.conv_width()],
+            state: [c.n_value_heads, c.value_dim, c.key_dim],
+        }
     }
 
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
@@ -200,8 +219,11 @@ impl Mixer for GatedDeltaNet {
             state: state.state.as_ref(),
             lengths: step.lengths(),
         };
-        let updated = rule.update(&[])?;
+        let updated = rule.update(step.captures())?;
         state.state = Some(updated.state);
+        for (captured, made) in state.captured.iter_mut().zip(updated.captured) {
+            captured.state = Some(made);
+        }
         let z = z.reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
         let y = self.norm.gated(&updated.out, &z)?.astype(x.dtype())?;
         self.out_proj.forward(&y.reshape(&[rows, n, c.values_width()])?)

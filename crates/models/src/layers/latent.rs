@@ -13,8 +13,8 @@ use kernels::Kv;
 use mlx::Array;
 
 use crate::checkpoint::Scope;
-use crate::layers::{HeadsIn, Linear, Mixer, PerHead, RmsNorm, Rope, Sizes};
-use crate::state::{KvState, LayerState};
+use crate::layers::{HeadsIn, Linear, Mixer, PerHead, RmsNorm, Rope};
+use crate::state::{Kept, KvState, LayerState, Memory};
 use crate::{Result, Step};
 
 /// Of the norms of both latents, whatever `rms_norm_eps` says.
@@ -126,13 +126,13 @@ impl LatentAttention {
         })
     }
 
-    /// Attends over latents `[B, 1, T, C + R]` without expanding them: queries are brought into the
+    /// Attends over latents of C + R elements without expanding them: queries are brought into the
     /// latent's space, and its weighted sum is expanded in the end. → `[B, L, H·V]`.
-    fn absorbed(&self, q_n: &Array, q_r: &Array, kv: &Array, step: &Step) -> Result<Array> {
+    fn absorbed(&self, q_n: &Array, q_r: &Array, kept: &Kept<'_>, step: &Step) -> Result<Array> {
         let q = mlx::concatenate(&[&self.embed_q.forward(q_n)?, q_r], -1)?; // [B, H, L, C + R]
         let c = &self.config;
-        let values = kv.slice_axis(3, 0..c.kv_lora_rank)?;
-        let sums = self.attend(&q, kv, &values, step)?;
+        let values = kept.values(c.kv_lora_rank)?;
+        let sums = self.attend(&q, kept.kv(&values), step)?;
         let (rows, n) = (sums.dim(0), sums.dim(1));
         let sums = sums.reshape(&[rows, n, c.n_heads, c.kv_lora_rank])?.swap_axes(1, 2)?;
         let out = self.unembed_out.forward(&sums)?; // [B, H, L, V]
@@ -140,22 +140,23 @@ impl LatentAttention {
     }
 
     /// The same with keys and values of every head written out.
-    fn expanded(&self, q_n: &Array, q_r: &Array, kv: &Array, step: &Step) -> Result<Array> {
-        let c = &self.config;
+    fn expanded(&self, q_n: &Array, q_r: &Array, kept: &Kept<'_>, step: &Step) -> Result<Array> {
+        let (c, kv) = (&self.config, kept.rows(step)?); // [B, 1, T, C + R]
         let latent = kv.slice_axis(3, 0..c.kv_lora_rank)?; // [B, 1, T, C]
         let k_r = kv.slice_axis(3, c.kv_lora_rank..c.kv_lora_rank + c.rope)?;
         let k_n = self.embed_q.transposed(&latent)?; // [B, H, T, N]
         let k_r = k_r.broadcast_to(&[k_n.dim(0), k_n.dim(1), k_n.dim(2), c.rope])?;
         let q = mlx::concatenate(&[q_n, q_r], -1)?; // [B, H, L, N + R]
         let keys = mlx::concatenate(&[&k_n, &k_r], -1)?;
-        self.attend(&q, &keys, &self.unembed_out.forward(&latent)?, step)
+        let values = self.unembed_out.forward(&latent)?;
+        self.attend(&q, Kv::Rows { keys: &keys, values: &values, first_key: 0 }, step)
     }
 
-    /// Queries `[B, H, L, D]` over keys `[B, K, T, D]` → `[B, L, H·Dv]`.
-    fn attend(&self, q: &Array, keys: &Array, values: &Array, step: &Step) -> Result<Array> {
+    /// Queries `[B, H, L, D]` over keys of K heads → `[B, L, H·Dv]`.
+    fn attend(&self, q: &Array, kv: Kv<'_>, step: &Step) -> Result<Array> {
         let attention = kernels::Attention {
             q,
-            kv: Kv::Rows { keys, values, first_key: 0 },
+            kv,
             scale: self.config.scale,
             positions: step.positions(),
             window: None,
@@ -171,9 +172,9 @@ impl Mixer for LatentAttention {
         LayerState::Kv(KvState::default())
     }
 
-    fn sizes(&self, dtype_bytes: usize) -> Sizes {
-        let width = (self.config.kv_lora_rank + self.config.rope) as u64;
-        Sizes { bytes_per_token: width * dtype_bytes as u64, fixed_bytes: 0 }
+    fn memory(&self) -> Memory {
+        let width = self.config.kv_lora_rank + self.config.rope;
+        Memory::Tokens { buffers: vec![[1, width]], window: None }
     }
 
     fn forward(&self, x: &Array, step: &Step, state: &mut LayerState) -> Result<Array> {
@@ -195,12 +196,12 @@ impl Mixer for LatentAttention {
         let (begin, head_dim) = (c.kv_lora_rank, c.rope);
         let k_r = HeadsIn { x: &latent, n_heads: 1, begin, head_dim, norm: None };
         let k_r = self.rope.keys(&k_r, step).turn()?; // [B, 1, L, R]
-        let new = mlx::concatenate(&[&compressed.expand_dims(&[1])?, &k_r], -1)?;
-        let kv = cache.append(&new, step)?; // [B, 1, T, C + R]
+        let new = mlx::concatenate(&[&compressed, &k_r.squeeze(&[1])?], -1)?; // [B, L, C + R]
+        let kept = cache.append(&new, step)?;
 
         let out = match c.expands(n, step.position + step.n_tokens) {
-            true => self.expanded(&q_n, &q_r, &kv, step)?,
-            false => self.absorbed(&q_n, &q_r, &kv, step)?,
+            true => self.expanded(&q_n, &q_r, &kept, step)?,
+            false => self.absorbed(&q_n, &q_r, &kept, step)?,
         }; // [B, L, H·V]
         self.o_proj.forward(&out)
     }
@@ -243,10 +244,10 @@ mod tests {
         for (n_new, n_all) in [(1, 9), (5, 9), (7, 7)] {
             let q_n = normal(1, &[2, n_heads, n_new, nope]);
             let q_r = normal(2, &[2, n_heads, n_new, rope_dims]);
-            let kv = normal(3, &[2, 1, n_all, latent + rope_dims]);
+            let kept = Kept::Rows(normal(3, &[2, 1, n_all, latent + rope_dims]));
             let step = Step::new(n_all - n_new, n_new);
-            let absorbed = layer.absorbed(&q_n, &q_r, &kv, &step).unwrap();
-            let expanded = layer.expanded(&q_n, &q_r, &kv, &step).unwrap();
+            let absorbed = layer.absorbed(&q_n, &q_r, &kept, &step).unwrap();
+            let expanded = layer.expanded(&q_n, &q_r, &kept, &step).unwrap();
             assert_eq!(absorbed.shape(), [2, n_new, n_heads * value]);
             let numbers = |a: &Array| a.to_f32_vec().unwrap();
             let largest = numbers(&expanded).iter().fold(0f32, |m, v| m.max(v.abs()));

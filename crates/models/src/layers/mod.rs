@@ -16,7 +16,7 @@ mod norm;
 mod rope;
 
 pub use attention::{Attention, AttentionConfig, QkNorm};
-pub use decoder::{Block, Decoder, DecoderSizes, FeedForward, Layer, Mixer, Sizes};
+pub use decoder::{Block, Decoder, DecoderSizes, FeedForward, Layer, Mixer};
 pub use embedding::Embedding;
 pub use gated_delta::{GatedDeltaConfig, GatedDeltaNet};
 pub use latent::{LatentAttention, LatentConfig};

@@ -1,5 +1,5 @@
-//! Every float golden: logits from transformers in f32, whole, in chunks, and as one of two rows of
-//! different length.
+//! Every float golden: logits from transformers in f32, whole, in chunks, as one of two rows of
+//! different length, over buffers and over pools of blocks, and resumed in the middle.
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use models::{LoadOptions, Loaded, Step};
 use serde_json::Value;
 
 use crate::folder::{self, case_tokens, difference, expected, folder_of, json, logits};
+use crate::pools::{self, Pools};
 
 pub const TOLERANCE: f64 = 1e-4;
 pub const TOLERANCE_KL: f64 = 1e-6;
@@ -23,27 +24,47 @@ fn check(family: &str) {
         let loaded = folder::load(dir.path(), &options)
             .unwrap_or_else(|e| panic!("{}: {e}", case.display()));
         assert_eq!(loaded.info.family, family);
-        for chunk in [tokens.len(), 1, 3, 7] {
-            let found = logits(&loaded, &tokens, chunk);
-            let (relative, kl) = difference(&found, &wanted, loaded.info.vocab_size as usize);
+        let n_cols = loaded.info.vocab_size as usize;
+        let agree = |found: &[f32], wanted: &[f32], how: &str| {
+            let (relative, kl) = difference(found, wanted, n_cols);
             assert!(
                 relative <= TOLERANCE && kl <= TOLERANCE_KL,
-                "{} in chunks of {chunk}: relative {relative:.2e}, KL {kl:.2e}",
+                "{} {how}: relative {relative:.2e}, KL {kl:.2e}",
                 case.display()
             );
+        };
+        for chunk in [tokens.len(), 1, 3, 7] {
+            agree(&logits(&loaded, &tokens, chunk), &wanted, &format!("in chunks of {chunk}"));
+            let found = pools::logits(&loaded, &tokens, chunk);
+            agree(&found, &wanted, &format!("over blocks, in chunks of {chunk}"));
+        }
+        let last = tokens.len() as i32 - 1;
+        for (at, found) in pools::resumed(&loaded, &tokens, &[1, 2, 5, 16, last]) {
+            agree(&found, &wanted[at * n_cols..], &format!("resumed at {at}"));
         }
         if facts.get("tokens_b").is_some() {
-            check_two_rows(&loaded, case, &facts, &wanted);
+            for over_blocks in [false, true] {
+                check_two_rows(&loaded, case, &facts, &wanted, over_blocks);
+            }
         }
     }
 }
 
 /// Both prompts of a case in one batch: most of each at once, then token by token, the last ones of
 /// the longer row alone.
-fn check_two_rows(loaded: &Loaded, case: &Path, facts: &Value, wanted_a: &[f32]) {
+fn check_two_rows(
+    loaded: &Loaded,
+    case: &Path,
+    facts: &Value,
+    wanted_a: &[f32],
+    over_blocks: bool,
+) {
     let row = |key: &str| case_tokens(&serde_json::json!({ "tokens": facts[key] }));
     let (a, b) = (row("tokens"), row("tokens_b"));
-    let mut states = loaded.model.new_state();
+    let mut pools = Pools::new(loaded);
+    if !over_blocks {
+        pools.states = loaded.model.new_state();
+    }
     let mut at = [0, 0];
     let mut found = [Vec::new(), Vec::new()];
     let first = [[a.len() - 6, b.len() - 4], [1, 1], [2, 3]];
@@ -56,7 +77,11 @@ fn check_two_rows(loaded: &Loaded, case: &Path, facts: &Value, wanted_a: &[f32])
         let ids = [part(&a, at[0], lengths[0]), part(&b, at[1], lengths[1])].concat();
         let ids = Array::from_slice(&ids, &[2, n as i32]).unwrap();
         let step = Step::ragged(&at.map(|n| n as i32), &lengths.map(|n| n as i32)).unwrap();
-        let hidden = loaded.model.forward(&ids, &step, &mut states).unwrap();
+        let step = match over_blocks {
+            true => step.over_blocks(pools.tables(&at, &lengths, 0)),
+            false => step,
+        };
+        let hidden = loaded.model.forward(&ids, &step, &mut pools.states).unwrap();
         let logits = loaded.model.logits(&hidden).unwrap().astype(Dtype::F32).unwrap();
         for i in 0..2 {
             let own = logits.slice_axis(0, i as i32..i as i32 + 1).unwrap();
@@ -71,7 +96,7 @@ fn check_two_rows(loaded: &Loaded, case: &Path, facts: &Value, wanted_a: &[f32])
         let (relative, kl) = difference(found, wanted, loaded.info.vocab_size as usize);
         assert!(
             relative <= TOLERANCE && kl <= TOLERANCE_KL,
-            "{}, {name} of two rows: relative {relative:.2e}, KL {kl:.2e}",
+            "{}, {name} of two rows, blocks: {over_blocks}: relative {relative:.2e}, KL {kl:.2e}",
             case.display()
         );
     }

@@ -5,6 +5,7 @@ mod broken;
 mod documentation;
 mod folder;
 mod goldens;
+mod pools;
 mod quantize;
 mod quantized;
 mod shapes;

@@ -1,0 +1,87 @@
+//! Whole blocks of a pool, `[N, n, K, D]`: brought in from elsewhere, taken out to elsewhere, and
+//! copied within. What attention reads and writes token by token is
+//! [`self_attention`](crate::self_attention)'s.
+//!
+//! | form | where |
+//! |---|---|
+//! | [`write_reference`] | everywhere: the twin, and what CUDA and Metal run |
+//! | `cpu.rs` | CPU: in place, where nothing else holds the pool |
+
+mod cpu;
+
+use mlx::{Array, Backend, Device, Dtype, Result};
+
+use crate::input::{dims, expect_dtype, expect_shape, refused};
+
+const OP: &str = "blocks";
+
+/// The blocks of `pool` that `ids` name, `[k, n, K, D]`, with memory of their own.
+///
+/// # Errors
+/// There is no such block.
+pub fn read(pool: &Array, ids: &[u32]) -> Result<Array> {
+    check(pool, ids)?;
+    pool.take(&Array::from_slice(ids, &[ids.len() as i32])?, 0)
+}
+
+/// `pool` with `blocks` `[k, n, K, D]` as the ones that `ids` name, no two alike. A pool that
+/// nothing else holds is written in place.
+///
+/// # Errors
+/// Shapes or dtypes do not fit each other, there is no such block, or one is named twice.
+pub fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Array> {
+    check_write(&pool, blocks, ids)?;
+    match Device::current_backend() {
+        Backend::Cpu => cpu::write(pool, blocks, ids),
+        Backend::Cuda | Backend::Metal => write_reference(pool, blocks, ids),
+    }
+}
+
+/// The same in MLX's operations.
+///
+/// # Errors
+/// Those of [`write`].
+pub fn write_reference(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Array> {
+    check_write(&pool, blocks, ids)?;
+    let ids = Array::from_slice(ids, &[ids.len() as i32])?;
+    pool.scatter(&[&ids], &blocks.expand_dims(&[1])?, &[0])
+}
+
+/// The tokens of each row one after another: `[B, K, max·n, D]` by a `table` `[B, max]`, u32.
+/// Entries that are no blocks give block 0: what no query needs may be anything.
+///
+/// # Errors
+/// Shapes or dtypes do not fit each other.
+pub fn laid_out(pool: &Array, table: &Array) -> Result<Array> {
+    let [n_blocks, n_tokens, n_heads, dim] = dims(OP, "pool", pool)?;
+    let [rows, width] = dims(OP, "table", table)?;
+    expect_dtype(OP, "table", table, Dtype::U32)?;
+    let known = table.lt(&Array::from_slice(&[n_blocks as u32], &[])?)?;
+    let table = known.select(table, &Array::from_slice(&[0u32], &[])?)?;
+    let blocks = pool.take(&table, 0)?; // [B, max, n, K, D]
+    blocks.reshape(&[rows, width * n_tokens, n_heads, dim])?.swap_axes(1, 2)
+}
+
+fn check(pool: &Array, ids: &[u32]) -> Result<()> {
+    let [n_blocks, ..] = dims::<4>(OP, "pool", pool)?;
+    if pool.shape().contains(&0) || ids.is_empty() {
+        return Err(refused(OP, &[pool], "there are no blocks to move".to_owned()));
+    }
+    match ids.iter().find(|id| i64::from(**id) >= i64::from(n_blocks)) {
+        None => Ok(()),
+        Some(id) => Err(refused(OP, &[pool], format!("block {id} is none of {n_blocks}"))),
+    }
+}
+
+fn check_write(pool: &Array, blocks: &Array, ids: &[u32]) -> Result<()> {
+    check(pool, ids)?;
+    let [_, n_tokens, n_heads, dim] = dims(OP, "pool", pool)?;
+    expect_shape(OP, "blocks", blocks, &[ids.len() as i32, n_tokens, n_heads, dim])?;
+    expect_dtype(OP, "blocks", blocks, pool.dtype())?;
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(pair) => Err(refused(OP, &[pool], format!("block {} is named twice", pair[0]))),
+    }
+}

@@ -1,0 +1,97 @@
+//! Blocks of a pool that come, go and stay: against the twin, and against lists.
+
+use kernels::blocks;
+use kernels::self_attention::{NOWHERE, write_slots, write_slots_reference};
+use mlx::{Array, Backend, Dtype};
+
+use crate::{Values, address, device};
+
+fn numbers(x: &Array) -> Vec<f32> {
+    x.to_f32_vec().unwrap()
+}
+
+#[test]
+fn written_blocks_are_there_and_all_others_are_as_they_were() {
+    let _device = device();
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        let mut values = Values(1);
+        let array = |values: &mut Values, shape: &[i32]| {
+            let array = values.array(shape, |x| x).astype(dtype).unwrap();
+            array.eval().unwrap();
+            array
+        };
+        let pool = array(&mut values, &[7, 4, 3, 5]);
+        let new = array(&mut values, &[2, 4, 3, 5]);
+        let ids = [5, 1];
+        let wanted = blocks::write_reference(pool.clone(), &new, &ids).unwrap();
+        let mut list = numbers(&pool);
+        for (block, id) in numbers(&new).chunks(60).zip(ids) {
+            list[id as usize * 60..][..60].copy_from_slice(block);
+        }
+        let found = blocks::write(pool, &new, &ids).unwrap();
+        assert_eq!(numbers(&found), list, "{dtype}");
+        assert_eq!(numbers(&wanted), list, "{dtype}");
+        let read = blocks::read(&found, &ids).unwrap();
+        assert_eq!(numbers(&read), numbers(&new), "{dtype}");
+        assert!(read.buffer_bytes().unwrap() <= 2 * read.n_bytes() + 16_384);
+        // As a view of something larger.
+        let view = array(&mut values, &[2, 4, 3, 9]).slice_axis(3, 2..7).unwrap();
+        let found = blocks::write(found, &view, &[0, 6]).unwrap();
+        assert_eq!(numbers(&blocks::read(&found, &[0, 6]).unwrap()), numbers(&view), "{dtype}");
+    }
+}
+
+#[test]
+fn a_pool_that_nothing_else_holds_is_written_in_place() {
+    if device().backend() != Backend::Cpu {
+        return;
+    }
+    let (before, pool) = address(Array::zeros(&[50, 4, 3, 5], Dtype::F32).unwrap());
+    let new = Array::full(&[1, 4, 3, 5], 2.0, Dtype::F32).unwrap();
+    let pool = blocks::write(pool, &new, &[7]).unwrap();
+    let tokens = Array::full(&[1, 2, 15], 3.0, Dtype::F32).unwrap();
+    let slots = Array::from_slice(&[9u32, 4], &[1, 2]).unwrap();
+    let pool = write_slots(pool, &tokens, &slots).unwrap();
+    let (after, pool) = address(pool);
+    assert_eq!(before, after);
+    let held = pool.clone();
+    let written = blocks::write(pool, &new, &[8]).unwrap();
+    assert_eq!(numbers(&written)[8 * 60], 2.0);
+    assert_eq!(numbers(&held)[8 * 60], 0.0);
+}
+
+#[test]
+fn tokens_go_to_their_slots_and_some_nowhere() {
+    let _device = device();
+    let mut values = Values(2);
+    let pool = values.array(&[3, 4, 2, 5], |x| x);
+    let new = values.array(&[2, 3, 10], |x| x);
+    let slots = Array::from_slice(&[0, 9, NOWHERE, 4, NOWHERE, 7], &[2, 3]).unwrap();
+    let known = |x: &Array| numbers(x)[..110].to_vec(); // Nothing is known of the last slot.
+    let mut wanted = known(&pool);
+    for (tokens, slot) in [(0, 0), (1, 9), (3, 4), (5, 7)] {
+        wanted[slot * 10..][..10].copy_from_slice(&numbers(&new)[tokens * 10..][..10]);
+    }
+    let twin = write_slots_reference(pool.clone(), &new, &slots).unwrap();
+    assert_eq!(known(&twin), wanted);
+    assert_eq!(known(&write_slots(pool, &new, &slots).unwrap()), wanted);
+}
+
+#[test]
+fn blocks_that_are_none_or_do_not_fit_are_refused() {
+    let _device = device();
+    let pool = || Array::zeros(&[7, 4, 3, 5], Dtype::F32).unwrap();
+    let new = |n, dtype| Array::zeros(&[n, 4, 3, 5], dtype).unwrap();
+    let f32 = Dtype::F32;
+    for (found, reason) in [
+        (blocks::read(&pool(), &[3, 7]), "block 7 is none of 7"),
+        (blocks::read(&pool(), &[]), "there are no blocks to move"),
+        (blocks::write(pool(), &new(2, f32), &[7, 0]), "block 7 is none of 7"),
+        (blocks::write(pool(), &new(2, f32), &[3, 3]), "block 3 is named twice"),
+        (blocks::write(pool(), &new(1, f32), &[3, 4]), "must have shape [2, 4, 3, 5]"),
+        (blocks::write(pool(), &new(1, Dtype::Bf16), &[3]), "must be f32"),
+    ] {
+        let message = found.unwrap_err().to_string();
+        assert!(message.contains(reason), "{message}");
+    }
+}
