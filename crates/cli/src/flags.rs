@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use hub::ModelFolder;
-use protocol::{InvalidField, Sampling};
+use protocol::{CacheSettings, InvalidField, Sampling};
 use serde_json::{Map, Value};
 use server::backend::Asked;
 
@@ -39,6 +39,46 @@ impl BackendFlags {
         self.backend
             .parse()
             .map_err(|e: server::backend::BackendError| Failure::usage(e.to_string()))
+    }
+}
+
+/// What the prefix cache may hold.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CacheFlags {
+    /// Memory of the device for keys, values and states, e.g. 8GiB (default: half of what is free
+    /// on the CPU, more on a GPU)
+    #[arg(long, env = "OFFSHOOT_CACHE_MEMORY", value_name = "SIZE", value_parser = parse_size)]
+    pub cache_memory: Option<u64>,
+    /// Memory of the host for what a GPU's has no room for (default: a quarter of what is free)
+    #[arg(long, env = "OFFSHOOT_CACHE_HOST_MEMORY", value_name = "SIZE", value_parser = parse_size)]
+    pub cache_host_memory: Option<u64>,
+}
+
+impl CacheFlags {
+    /// What a runner is told.
+    pub fn settings(&self) -> CacheSettings {
+        CacheSettings { device_bytes: self.cache_memory, host_bytes: self.cache_host_memory }
+    }
+}
+
+/// Bytes with a unit or without: 1073741824, 512MiB, 8GB, 1.5G. K, M, G and T mean powers of 1024
+/// unless a B follows alone.
+fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text[digits.len()..].to_ascii_lowercase();
+    let power = |letter: char| "kmgt".find(letter).map(|i| i as i32 + 1);
+    let factor = match unit.chars().collect::<Vec<_>>()[..] {
+        [] | ['b'] => Some(1.0),
+        [letter] | [letter, 'i', 'b'] => power(letter).map(|p| 1024f64.powi(p)),
+        [letter, 'b'] => power(letter).map(|p| 1000f64.powi(p)),
+        _ => None,
+    };
+    let number = digits.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+    match (number, factor) {
+        (Some(number), Some(factor)) if number * factor < u64::MAX as f64 => {
+            Ok((number * factor) as u64)
+        }
+        _ => Err("must be a size like 512MiB, 8GiB or 8GB".to_owned()),
     }
 }
 
@@ -184,6 +224,25 @@ mod tests {
                 }
                 other => panic!("{json}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_or_not() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("123", 123),
+            ("7B", 7),
+            ("2k", 2048),
+            ("512MiB", 512 << 20),
+            ("8GB", 8_000_000_000),
+            ("1.5G", 3 << 29),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "-1", "1 2", "5X", "5Gi", "nan", "inf", "1e30", "99999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod commands;
 mod downloads;
+mod explain;
 mod failure;
 mod flags;
 mod interrupts;

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hub::ModelFolder;
+use protocol::{Boundary, BoundaryKind};
 use serde_json::{Map, Value};
-use text::{ChatInput, ChatTemplate, Detokenizer, Json, Message, TemplateSource, Tokenizer};
+use text::{ChatInput, ChatTemplate, Detokenizer, Json, Message, Role, TemplateSource, Tokenizer};
 
 use crate::failure::{Failure, Result};
 use crate::flags::GENERATION_CONFIG;
@@ -24,6 +25,8 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// The text they stand for.
     pub text: String,
+    /// Where other prompts may part from it.
+    pub boundaries: Vec<Boundary>,
 }
 
 impl Prompter {
@@ -63,12 +66,49 @@ impl Prompter {
         };
         let rendered = template.render(&input, self.tokenizer.guard())?;
         let tokens = self.tokenizer.encode_rendered(&rendered)?;
-        Ok(Prompt { tokens, text: rendered.text() })
+        let boundaries = self.boundaries(template, &input, &tokens);
+        Ok(Prompt { tokens, text: rendered.text(), boundaries })
+    }
+
+    /// Where the next turns of a conversation, or others with the same beginning, may part from its
+    /// prompt: behind the system message and the last messages, and before the header that opens
+    /// the answer. Found by rendering it without what follows; what the template refuses to render
+    /// alone has no seam.
+    fn boundaries(
+        &self,
+        template: &ChatTemplate,
+        input: &ChatInput,
+        tokens: &[u32],
+    ) -> Vec<Boundary> {
+        let n = input.messages.len();
+        let is_system = |i: &usize| input.messages[*i].role == Role::System;
+        let n_system = (0..n).take_while(is_system).count();
+        let ends = [(n_system, BoundaryKind::System), (n.saturating_sub(2), BoundaryKind::Message)];
+        let ends = ends.into_iter().chain([(n.saturating_sub(1), BoundaryKind::Message)]);
+        let ends = ends.filter(|(end, _)| (1..n).contains(end)).chain([(n, BoundaryKind::Prompt)]);
+        let seam = |(end, kind)| {
+            let input = ChatInput {
+                messages: input.messages[..end].to_vec(),
+                add_generation_prompt: false,
+                ..input.clone()
+            };
+            let rendered = template.render(&input, self.tokenizer.guard()).ok()?;
+            let part = self.tokenizer.encode_rendered(&rendered).ok()?;
+            let at = part.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+            (at > 0).then_some(Boundary { at: at as u32, kind })
+        };
+        ends.filter_map(seam).collect()
     }
 
     /// Encodes a text as it is; special tokens written in it count.
     pub fn raw(&self, text: &str) -> Result<Prompt> {
-        Ok(Prompt { tokens: self.tokenizer.encode_prompt(text)?, text: text.to_owned() })
+        let tokens = self.tokenizer.encode_prompt(text)?;
+        Ok(Prompt { tokens, text: text.to_owned(), boundaries: Vec::new() })
+    }
+
+    /// The text of some tokens in the middle of others, special ones written out.
+    pub fn excerpt(&self, tokens: &[u32]) -> String {
+        self.tokenizer.decode(tokens, true).unwrap_or_default()
     }
 
     /// A streaming decoder for one answer.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use hub::Model;
 use protocol::{
-    Command, Event, FinishReason, LoadRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
+    CacheSettings, Command, Event, FinishReason, LoadRequest, ModelInfo, ModelSource, RequestId,
+    Timings, Usage,
 };
 use server::backend::{Chosen, Machine, Places, choose};
 use server::supervisor::{Runner, RunnerError, RunnerProgram, find_runner};
@@ -93,13 +94,16 @@ impl Session {
     /// Starts a runner and has it load a model.
     pub fn start(
         source: ModelSource,
+        cache: CacheSettings,
         backend: &BackendFlags,
         interrupts: &Interrupts,
     ) -> Result<Self> {
         let start = Instant::now();
         let (worker, info) = Worker::started(backend, interrupts, |runner| {
             let mut progress = Progress::new("loading");
-            runner.load(LoadRequest { source }, &mut |done, total| progress.update(done, total))
+            runner.load(LoadRequest { source, cache }, &mut |done, total| {
+                progress.update(done, total)
+            })
         })?;
         let load_ms = start.elapsed().as_secs_f64() * 1000.0;
         Ok(Self { worker, info, load_ms })

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use kvcache::Cause;
 use mlx::{Backend, Device};
 use models::{LoadOptions, Loaded, Source, Step};
 use protocol::{
@@ -11,6 +12,8 @@ use protocol::{
     LoadRequest, LogitsRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
 };
 
+use crate::cache::PrefixCache;
+use crate::found::told;
 use crate::sequence::{Drawn, Sequence};
 use crate::{Error, Result, bench, memory};
 
@@ -22,6 +25,10 @@ const MAX_RUNNING: usize = 4;
 /// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result.
 const PREFILL_CHUNK_TOKENS_CPU: usize = 256;
 const PREFILL_CHUNK_TOKENS_GPU: usize = 2048;
+/// A request waits for one that is computing so much of its prompt.
+const WORTH_WAITING_TOKENS: usize = 64;
+/// Bytes that are copied to the next tier between two steps, and a little more.
+const COPY_BYTES: u64 = 4 << 20;
 /// Rows of logits that exist at a time: with the vocabularies of today more than a hundred MiB.
 const LOGITS_ROWS: usize = 256;
 
@@ -38,6 +45,7 @@ pub enum Outcome<T> {
 pub struct Engine {
     device: Device,
     loaded: Loaded,
+    cache: PrefixCache,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
 }
@@ -101,14 +109,16 @@ impl Engine {
             },
         };
         let proves_products = device.backend() != Backend::Cpu;
-        let memory_bytes = memory::available_bytes(&device)?;
+        let memory_bytes = memory::available_bytes()?;
         let options = LoadOptions { proves_products, memory_bytes, ..LoadOptions::default() };
         let loaded = models::load(&source, &options, progress)?;
         mlx::memory::clear_cache()?;
         for note in &loaded.notes {
             eprintln!("{note}");
         }
-        Ok(Self { device, loaded, waiting: VecDeque::new(), running: Vec::new() })
+        let budgets = memory::budgets(&device, &request.cache)?;
+        let cache = PrefixCache::new(&loaded, budgets)?;
+        Ok(Self { device, loaded, cache, waiting: VecDeque::new(), running: Vec::new() })
     }
 
     /// Facts about the model.
@@ -128,6 +138,11 @@ impl Engine {
         }
     }
 
+    /// Totals of the prefix cache.
+    pub fn cache_stats(&self) -> kvcache::Stats {
+        self.cache.stats()
+    }
+
     fn chunk_tokens(&self) -> usize {
         match self.device.backend() {
             Backend::Cpu => PREFILL_CHUNK_TOKENS_CPU,
@@ -136,23 +151,29 @@ impl Engine {
     }
 
     /// Accepts a request, which must fit the model. It may end before `max_tokens` where the
-    /// context or the memory for keys and values ends.
+    /// context or the cache's memory ends.
     ///
     /// # Errors
-    /// The prompt's keys and values, and those of one new token, would not fit into memory.
+    /// The prompt and one new token would not fit into the cache, even alone.
     pub fn submit(&mut self, mut request: GenerateRequest) -> Result<()> {
-        let n_prompt = request.prompt.len();
-        let in_memory = self.check_memory(n_prompt + 1, 1)?;
+        let n_prompt = request.prompt.len() as u64;
+        let in_cache = self.cache.max_tokens();
+        if n_prompt + 1 > in_cache {
+            return Err(Error::world(format!(
+                "a prompt of {n_prompt} tokens does not fit into the cache, which holds \
+                 {in_cache}: send a shorter prompt or give it more memory (--cache-memory)",
+            )));
+        }
         let in_context = self.loaded.info.context_tokens as u64;
-        let room = in_context.min(in_memory).saturating_sub(n_prompt as u64).max(1);
+        let room = in_context.min(in_cache).saturating_sub(n_prompt).max(1);
         request.max_tokens = request.max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX));
-        self.waiting.push_back(Sequence::new(request, &self.loaded));
+        self.waiting.push_back(Sequence::new(request));
         Ok(())
     }
 
     /// Fails unless keys and values of so many tokens fit into memory; returns how many fit.
     fn check_memory(&self, n_tokens: usize, n_rows: usize) -> Result<u64> {
-        let Some(free_bytes) = memory::available_bytes(&self.device)? else { return Ok(u64::MAX) };
+        let Some(free_bytes) = memory::available_bytes()? else { return Ok(u64::MAX) };
         let n_all = (n_tokens as u64).saturating_mul(n_rows as u64);
         let info = &self.loaded.info;
         let fixed_bytes = info.fixed_state_bytes.saturating_mul(n_rows as u64);
@@ -169,52 +190,106 @@ impl Engine {
         Ok((free_bytes - fixed_bytes) / info.kv_bytes_per_token.max(1))
     }
 
-    /// Drops a request and frees what it holds; returns how far it had come.
+    /// Drops a request and leaves the cache what it computed; returns how far it had come.
     pub fn cancel(&mut self, id: RequestId) -> (Usage, Timings) {
         let is_it = |sequence: &Sequence| sequence.request.id == id;
         let sequence = match self.running.iter().position(is_it) {
             Some(i) => Some(self.running.remove(i)),
             None => self.waiting.iter().position(is_it).and_then(|i| self.waiting.remove(i)),
         };
-        sequence.map(|sequence| (sequence.usage(), sequence.timings())).unwrap_or_default()
+        let Some(mut sequence) = sequence else { return Default::default() };
+        if let Err(error) = sequence.end(&mut self.cache) {
+            eprintln!("warning: {id} leaves nothing to the cache: {}", error.message);
+        }
+        (sequence.usage(), sequence.timings())
     }
 
-    /// One token for each decoding request, then one chunk of the oldest prompt. Returns whether
-    /// anything is left to do.
+    /// Begins requests that wait, one token for each decoding request, then one chunk of the oldest
+    /// prompt. Returns whether anything is left to do.
     ///
     /// # Errors
     /// One that is not a single request's: the engine cannot go on.
     pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool> {
-        while self.running.len() < MAX_RUNNING {
-            let Some(sequence) = self.waiting.pop_front() else { break };
-            self.running.push(sequence);
-        }
+        self.admit(emit)?;
         let mut may_prefill = true;
-        let mut ended = Vec::new();
         let chunk_tokens = self.chunk_tokens();
-        for (i, sequence) in self.running.iter_mut().enumerate() {
+        let (loaded, cache) = (&self.loaded, &mut self.cache);
+        let mut i = 0;
+        while let Some(sequence) = self.running.get_mut(i) {
             let result = match sequence.is_prefilling() {
-                false => decode(sequence, &self.loaded, emit),
+                false => decode(sequence, loaded, cache, emit),
                 true if std::mem::take(&mut may_prefill) => {
-                    prefill(sequence, &self.loaded, chunk_tokens, emit)
+                    prefill(sequence, loaded, cache, chunk_tokens, emit)
                 }
                 true => Ok(ControlFlow::Continue(())),
             };
             match result {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => ended.push(i),
+                Ok(ControlFlow::Continue(())) => i += 1,
+                Ok(ControlFlow::Break(())) => {
+                    self.running.remove(i).end(cache)?;
+                    mlx::memory::clear_cache()?;
+                }
                 Err(error) if error.fault == Fault::Ours => return Err(error),
-                Err(Error { fault, message }) => {
+                Err(error) if error.is_of_device => {
+                    self.recover(&error, emit)?;
+                    break;
+                }
+                Err(Error { fault, message, .. }) => {
+                    let mut sequence = self.running.remove(i);
                     emit(Event::Failed { id: Some(sequence.request.id), fault, message });
-                    ended.push(i);
+                    sequence.end(cache)?;
                 }
             }
         }
-        for i in ended.into_iter().rev() {
-            self.running.remove(i);
-            mlx::memory::clear_cache()?;
+        let has_copied = self.cache.copy_down(COPY_BYTES)?;
+        Ok(has_copied || !self.running.is_empty() || !self.waiting.is_empty())
+    }
+
+    /// Begins requests in the order of their arrival, as long as there is room. One that would
+    /// compute what another is just computing waits for it.
+    fn admit(&mut self, emit: &mut dyn FnMut(Event)) -> Result<()> {
+        while self.running.len() < MAX_RUNNING {
+            let Some(next) = self.waiting.front_mut() else { break };
+            let found = self.cache.find(next.ns(), &next.request.prompt);
+            if let Cause::InFlight { until, .. } = found.cause
+                && until >= found.usable + WORTH_WAITING_TOKENS
+            {
+                break;
+            }
+            let id = next.request.id;
+            let refusal = match next.begin(&mut self.cache) {
+                Ok(Ok(found)) => {
+                    emit(Event::Matched(told(id, &found)));
+                    self.running.extend(self.waiting.pop_front());
+                    continue;
+                }
+                Ok(Err(_)) if !self.running.is_empty() => break,
+                Ok(Err(no_room)) => {
+                    Error::world(format!("{no_room}: give the cache more memory (--cache-memory)"))
+                }
+                Err(error) if error.fault == Fault::Ours => return Err(error),
+                Err(error) => error,
+            };
+            self.waiting.pop_front();
+            let (fault, message) = (refusal.fault, refusal.message.clone());
+            emit(Event::Failed { id: Some(id), fault, message });
+            if refusal.is_of_device {
+                self.recover(&refusal, emit)?;
+            }
         }
-        Ok(!self.running.is_empty() || !self.waiting.is_empty())
+        Ok(())
+    }
+
+    /// The device failed in the middle of its work: all that run fail, and what the device had
+    /// cached is forgotten. Others may begin anew.
+    fn recover(&mut self, error: &Error, emit: &mut dyn FnMut(Event)) -> Result<()> {
+        for sequence in self.running.drain(..) {
+            let (fault, message) = (error.fault, error.message.clone());
+            emit(Event::Failed { id: Some(sequence.request.id), fault, message });
+            sequence.abandon(&mut self.cache);
+        }
+        self.cache.forget_device();
+        Ok(mlx::memory::clear_cache()?)
     }
 
     /// Logits of every position in f32, whole rows in order, in the checkpoint's own dtype before.
@@ -266,10 +341,11 @@ impl Engine {
 fn prefill(
     sequence: &mut Sequence,
     loaded: &Loaded,
+    cache: &mut PrefixCache,
     chunk_tokens: usize,
     emit: &mut dyn FnMut(Event),
 ) -> Result<ControlFlow<()>> {
-    sequence.prefill(loaded, chunk_tokens)?;
+    sequence.prefill(loaded, cache, chunk_tokens)?;
     let total = sequence.request.prompt.len();
     if total > chunk_tokens {
         emit(Event::PrefillProgress {
@@ -284,9 +360,10 @@ fn prefill(
 fn decode(
     sequence: &mut Sequence,
     loaded: &Loaded,
+    cache: &mut PrefixCache,
     emit: &mut dyn FnMut(Event),
 ) -> Result<ControlFlow<()>> {
-    let Drawn { token, logprob, top } = sequence.decode(loaded)?;
+    let Drawn { token, logprob, top } = sequence.decode(loaded, cache)?;
     let id = sequence.request.id;
     emit(Event::Token { id, token, logprob, top });
     let reason = if sequence.request.stop_tokens.contains(&token) {

@@ -9,6 +9,8 @@ pub struct Error {
     pub fault: Fault,
     /// What happened and, where it is known, what to do.
     pub message: String,
+    /// The device itself failed in the middle of its work: what it holds is not to be trusted.
+    pub(crate) is_of_device: bool,
 }
 
 /// `Result` with this crate's [`Error`].
@@ -16,11 +18,17 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn caller(message: impl Into<String>) -> Self {
-        Self { fault: Fault::Caller, message: message.into() }
+        Self { fault: Fault::Caller, message: message.into(), is_of_device: false }
+    }
+
+    /// The same with what lies behind it.
+    pub(crate) fn because(mut self, cause: &dyn std::fmt::Display) -> Self {
+        self.message = format!("{}: {cause}", self.message);
+        self
     }
 
     pub(crate) fn world(message: impl Into<String>) -> Self {
-        Self { fault: Fault::World, message: message.into() }
+        Self { fault: Fault::World, message: message.into(), is_of_device: false }
     }
 }
 
@@ -34,7 +42,7 @@ impl From<mlx::Error> for Error {
             | mlx::Error::Version { .. } => Fault::World,
             _ => Fault::Ours,
         };
-        Self { fault, message: error.to_string() }
+        Self { fault, message: error.to_string(), is_of_device: true }
     }
 }
 

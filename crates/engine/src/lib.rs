@@ -6,8 +6,10 @@
 //! and break points that its prompt alone decides.
 
 mod bench;
+mod cache;
 mod engine;
 mod error;
+mod found;
 mod memory;
 mod quantize;
 mod sampler;

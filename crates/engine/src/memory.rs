@@ -3,17 +3,19 @@
 
 use std::collections::BTreeMap;
 
+use kvcache::Budgets;
 use mlx::{Backend, Device};
+use protocol::CacheSettings;
 
 use crate::Result;
 
 /// Bytes that can be allocated now; none where nobody can tell.
-pub(crate) fn available_bytes(device: &Device) -> Result<Option<u64>> {
+pub(crate) fn available_bytes() -> Result<Option<u64>> {
     let cached = mlx::memory::cache_bytes()? as u64;
-    if device.backend() == Backend::Cpu {
+    if Device::current_backend() == Backend::Cpu {
         return Ok(system_available_bytes().map(|free| free + cached));
     }
-    let facts = device.facts()?;
+    let facts = Device::current_facts()?;
     let bytes = |key: &str| facts.get(key).and_then(|bytes| bytes.parse::<u64>().ok());
     let active = mlx::memory::active_bytes()? as u64;
     // CUDA says what is free on the card, Metal how much a program should hold in all.
@@ -21,6 +23,29 @@ pub(crate) fn available_bytes(device: &Device) -> Result<Option<u64>> {
     let working_set = bytes("max_recommended_working_set_size");
     Ok(free.or(working_set.map(|total| total.saturating_sub(active))))
 }
+
+/// Bytes for the tiers of the cache after a model is loaded. What nobody set is a share of what is
+/// free: the rest is for the passes themselves and for other programs.
+pub(crate) fn budgets(device: &Device, settings: &CacheSettings) -> Result<Budgets> {
+    let free = available_bytes()?.unwrap_or(MIN_CACHE_BYTES);
+    let (device_share, host_share) = match device.backend() {
+        Backend::Cpu => (0.5, 0.0),
+        Backend::Metal => (0.6, 0.0),
+        Backend::Cuda => (0.8, 0.25),
+    };
+    let share = |of: u64, share: f64| (of as f64 * share) as u64;
+    let on_device = settings.device_bytes.unwrap_or(share(free, device_share));
+    let of_host = system_available_bytes().unwrap_or(0);
+    // Where device and host have one memory, a copy there would only take room from the device.
+    let on_host = match device.backend() {
+        Backend::Cuda => settings.host_bytes.unwrap_or(share(of_host, host_share)),
+        Backend::Cpu | Backend::Metal => settings.host_bytes.unwrap_or(0),
+    };
+    Ok(Budgets([on_device, on_host, 0]))
+}
+
+/// Where nobody can tell what is free.
+const MIN_CACHE_BYTES: u64 = 4 << 30;
 
 /// All memory of the device, as CUDA or Metal names it; that of the machine where it is the CPU.
 pub(crate) fn total_bytes(device: &Device, facts: &BTreeMap<String, String>) -> Option<u64> {

@@ -1,12 +1,16 @@
-//! One request on its way: its tokens, its state on the device, and how far it is.
+//! One request on its way: its tokens, its place in the cache, and how far it is.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
+use kvcache::{Capture, Class, Match, NoRoom, Ns, SeqId, Waiting, plan_captures};
 use mlx::{Array, Backend, Device, Dtype};
-use models::{LayerState, Loaded, Step};
+use models::Loaded;
 use protocol::{GenerateRequest, Timings, Usage};
 
 use crate::Result;
+use crate::cache::{Passed, PrefixCache};
+use crate::found::boundary;
 use crate::sampler::{Row, Sampled, has_penalties, sample};
 
 /// A request with its state.
@@ -14,9 +18,12 @@ pub(crate) struct Sequence {
     pub request: GenerateRequest,
     /// Prompt, then every token that was sent.
     tokens: Vec<u32>,
-    states: Vec<LayerState>,
+    /// Once it has begun.
+    seat: Option<Seat>,
+    /// Tokens that were not computed again.
+    n_cached: usize,
     /// Tokens whose state exists.
-    position: i32,
+    position: usize,
     n_drawn: u64,
     /// The token that is being computed while the host does something else.
     ahead: Option<Sampled>,
@@ -25,11 +32,19 @@ pub(crate) struct Sequence {
     prefilled: Option<Instant>,
 }
 
+/// Its place in the cache.
+struct Seat {
+    seq: SeqId,
+    /// Where states are kept for others, in order.
+    captures: VecDeque<Capture>,
+}
+
 impl Sequence {
-    pub fn new(request: GenerateRequest, loaded: &Loaded) -> Self {
+    pub fn new(request: GenerateRequest) -> Self {
         Self {
             tokens: request.prompt.clone(),
-            states: loaded.model.new_state(),
+            seat: None,
+            n_cached: 0,
             position: 0,
             n_drawn: 0,
             ahead: None,
@@ -40,73 +55,146 @@ impl Sequence {
         }
     }
 
+    /// Whose prefixes it shares.
+    pub fn ns(&self) -> Ns {
+        Ns(self.request.namespace)
+    }
+
+    /// Takes its place on the best known prefix.
+    ///
+    /// # Errors
+    /// Memory is short. The inner one: there is no room now.
+    pub fn begin(&mut self, cache: &mut PrefixCache) -> Result<std::result::Result<Match, NoRoom>> {
+        let (seq, found) = match cache.begin(self.ns(), &self.request.prompt)? {
+            Ok(begun) => begun,
+            Err(no_room) => return Ok(Err(no_room)),
+        };
+        let seams = self.request.boundaries.iter().map(boundary).collect::<Vec<_>>();
+        let captures = plan_captures(&found, &seams, cache.is_tight()).into();
+        self.seat = Some(Seat { seq, captures });
+        (self.n_cached, self.position) = (found.usable, found.usable);
+        Ok(Ok(found))
+    }
+
     pub fn is_prefilling(&self) -> bool {
         self.prefilled.is_none()
     }
 
     /// Tokens of the prompt whose state exists.
     pub fn n_prefilled(&self) -> usize {
-        self.position as usize
+        self.position
     }
 
-    /// Computes the next chunk of the prompt; with the last one also the first token.
-    pub fn prefill(&mut self, loaded: &Loaded, chunk_tokens: usize) -> Result<()> {
+    fn seq(&self) -> SeqId {
+        self.seat.as_ref().expect("only what has begun is computed").seq
+    }
+
+    /// Computes the next chunk of the prompt; with the last one also the first token. Chunks end at
+    /// multiples of their size, whatever the cache had.
+    pub fn prefill(
+        &mut self,
+        loaded: &Loaded,
+        cache: &mut PrefixCache,
+        chunk_tokens: usize,
+    ) -> Result<()> {
         self.started.get_or_insert_with(Instant::now);
-        let first = self.n_prefilled();
-        let end = self.request.prompt.len().min(first + chunk_tokens);
-        let chunk = self.request.prompt[first..end].iter().map(|&t| t as i32).collect::<Vec<_>>();
+        let seq = self.seq();
+        let Some(position) = cache.position(seq) else { return Ok(()) };
+        let (begun, at) = (Instant::now(), position.at);
+        let chunk_end = (at / chunk_tokens + 1) * chunk_tokens;
+        let end = at + cache.reserve(seq, self.request.prompt.len().min(chunk_end) - at)?;
+        let captures = self.captures_until(at, end);
+        let counts = captures.iter().map(|c| (c.at - at) as i32).collect::<Vec<_>>();
+        let chunk = self.request.prompt[at..end].iter().map(|&t| t as i32).collect::<Vec<_>>();
         let ids = Array::from_slice(&chunk, &[1, chunk.len() as i32])?;
-        let hidden = self.forward(loaded, &ids)?;
-        if end < self.request.prompt.len() {
-            mlx::eval(self.states.iter().flat_map(LayerState::arrays))?;
-            return Ok(());
+        let passed = cache.pass(loaded, &ids, seq, &counts)?;
+        let is_last = end == self.request.prompt.len();
+        let sampled = is_last.then(|| self.draw(loaded, &passed.hidden)).transpose()?;
+        let drawn = sampled.iter().flat_map(Sampled::arrays);
+        cache.evaluate(seq, &passed, drawn)?;
+        cache.advance(seq, &self.request.prompt[at..end], &captures, passed)?;
+        cache.prefilled(end - at, begun.elapsed().as_secs_f64() * 1e6);
+        self.position = end;
+        if let Some(sampled) = sampled {
+            self.ahead = Some(sampled);
+            self.prefilled = Some(Instant::now());
         }
-        let sampled = self.draw(loaded, &hidden)?;
-        mlx::eval(sampled.arrays().chain(self.states.iter().flat_map(LayerState::arrays)))?;
-        self.ahead = Some(sampled);
-        self.prefilled = Some(Instant::now());
         Ok(())
+    }
+
+    /// Takes the planned captures after `at` and up to `end`.
+    fn captures_until(&mut self, at: usize, end: usize) -> Vec<Capture> {
+        let seat = self.seat.as_mut().expect("only what has begun is computed");
+        let n = seat.captures.iter().take_while(|c| c.at <= end).count();
+        seat.captures.drain(..n).filter(|c| c.at > at).collect()
     }
 
     /// The next token. While its value travels to the host, the device already computes the one
     /// after it, unless that one depends on the value (penalties) or can never be sent.
-    pub fn decode(&mut self, loaded: &Loaded) -> Result<Drawn> {
+    pub fn decode(&mut self, loaded: &Loaded, cache: &mut PrefixCache) -> Result<Drawn> {
+        let seq = self.seq();
         let current = match self.ahead.take() {
             Some(sampled) => sampled,
-            None => self.compute_next(loaded, None)?,
+            None => {
+                let last = *self.tokens.last().expect("a prompt has at least one token");
+                let ids = Array::from_slice(&[last as i32], &[1, 1])?;
+                let (sampled, passed) = self.compute_next(loaded, cache, &ids)?;
+                cache.issue(sampled.arrays())?;
+                cache.advance(seq, &[last], &[], passed)?;
+                sampled
+            }
         };
         let is_last = self.n_drawn >= u64::from(self.request.max_tokens);
+        let mut pending = None;
         if !is_last && !has_penalties(&self.request.sampling) {
-            let next = self.compute_next(loaded, Some(&current.tokens))?;
-            wait_before_reuse(current.arrays())?;
-            mlx::async_eval(next.arrays())?;
-            self.ahead = Some(next);
+            let ids = current.tokens.astype(Dtype::I32)?.reshape(&[1, 1])?;
+            let (next, passed) = self.compute_next(loaded, cache, &ids)?;
+            cache.issue(next.arrays())?;
+            (self.ahead, pending) = (Some(next), Some(passed));
         }
         let drawn = Drawn::read(&current, self.request.top_logprobs)?;
         self.tokens.push(drawn.token);
+        if let Some(passed) = pending {
+            cache.advance(seq, &[drawn.token], &[], passed)?;
+        }
         Ok(drawn)
     }
 
-    /// Runs the model on the newest token, given on the device or known to the host, and samples
-    /// after it.
-    fn compute_next(&mut self, loaded: &Loaded, newest: Option<&Array>) -> Result<Sampled> {
-        let ids = match newest {
-            Some(token) => token.astype(Dtype::I32)?.reshape(&[1, 1])?,
-            None => {
-                let token = *self.tokens.last().expect("a prompt has at least one token");
-                Array::from_slice(&[token as i32], &[1, 1])?
-            }
-        };
-        let hidden = self.forward(loaded, &ids)?;
-        self.draw(loaded, &hidden)
+    /// Runs the model on the newest token and samples after it.
+    fn compute_next(
+        &mut self,
+        loaded: &Loaded,
+        cache: &mut PrefixCache,
+        ids: &Array,
+    ) -> Result<(Sampled, Passed)> {
+        let seq = self.seq();
+        cache.reserve(seq, 1)?;
+        let passed = cache.pass(loaded, ids, seq, &[])?;
+        let sampled = self.draw(loaded, &passed.hidden)?;
+        Ok((sampled, passed))
     }
 
-    /// Hidden states `[1, L, E]` of the next L tokens.
-    fn forward(&mut self, loaded: &Loaded, ids: &Array) -> Result<Array> {
-        let step = Step::new(self.position, ids.dim(1));
-        let hidden = loaded.model.forward(ids, &step, &mut self.states)?;
-        self.position += ids.dim(1);
-        Ok(hidden)
+    /// Leaves the cache what was computed. Nothing to do twice, or before it began.
+    ///
+    /// # Errors
+    /// Memory is short.
+    pub fn end(&mut self, cache: &mut PrefixCache) -> Result<()> {
+        let Some(Seat { seq, .. }) = self.seat.take() else { return Ok(()) };
+        let class = match self.is_prefilling() {
+            true => Class::TurnEnd,
+            false => Class::OutputEnd(Waiting::Person),
+        };
+        let is_new = cache.position(seq).is_some_and(|position| position.at > self.n_cached);
+        let captured = if is_new { cache.capture(seq, class) } else { Ok(()) };
+        cache.end(seq);
+        captured
+    }
+
+    /// Ends without a look at what was computed.
+    pub fn abandon(mut self, cache: &mut PrefixCache) {
+        if let Some(Seat { seq, .. }) = self.seat.take() {
+            cache.end(seq);
+        }
     }
 
     /// Samples after the last of these hidden states.
@@ -130,7 +218,7 @@ impl Sequence {
         let n = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Usage {
             prompt_tokens: n(self.request.prompt.len()),
-            cached_tokens: 0,
+            cached_tokens: n(self.n_cached),
             new_tokens: n(self.n_new()),
         }
     }

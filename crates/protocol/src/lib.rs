@@ -11,6 +11,7 @@
 //! - No input, however broken, panics or allocates more than it has sent (plus a small constant).
 //! - Pure: no file, clock, thread or environment.
 
+mod cache;
 mod frame;
 mod hello;
 mod message;
@@ -18,6 +19,7 @@ mod quantize;
 mod request;
 mod sampling;
 
+pub use cache::{Boundary, BoundaryKind, CacheMatch, CacheSettings, CacheTier, MissCause};
 pub use frame::{FrameError, MAX_FRAME_BYTES, read_frame, write_frame};
 pub use hello::{Hello, HelloError, VERSION, exchange};
 pub use message::{

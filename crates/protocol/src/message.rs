@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::CacheMatch;
 use crate::quantize::{QuantizeProgress, QuantizeReport, QuantizeRequest};
 use crate::request::{BenchRequest, GenerateRequest, LoadRequest, LogitsRequest, RequestId};
 
@@ -48,6 +49,8 @@ pub enum Event {
     },
     /// The model is ready for requests.
     Loaded(ModelInfo),
+    /// What the prefix cache has of a prompt; comes before anything else about the request.
+    Matched(CacheMatch),
     /// How far a prompt is computed.
     PrefillProgress {
         /// Which request.

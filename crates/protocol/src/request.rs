@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::{Boundary, CacheSettings};
 use crate::message::ModelInfo;
 use crate::sampling::{InvalidField, Sampling};
 
@@ -45,6 +46,8 @@ pub enum ModelSource {
 pub struct LoadRequest {
     /// What to load.
     pub source: ModelSource,
+    /// What its prefix cache may hold.
+    pub cache: CacheSettings,
 }
 
 /// Continue a prompt.
@@ -63,6 +66,10 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// Report each token's log probability and this many alternatives (0 to 20); `None`: neither.
     pub top_logprobs: Option<u32>,
+    /// Who may share cached prefixes with this request: those of the same number.
+    pub namespace: u64,
+    /// Seams of the prompt, in any order, each at a length from 1 to the prompt's.
+    pub boundaries: Vec<Boundary>,
 }
 
 /// Compute the logits of every position of a text.
@@ -102,6 +109,11 @@ impl GenerateRequest {
                 return Err(InvalidField::new("top_logprobs", reason));
             }
             _ => {}
+        }
+        let n = self.prompt.len();
+        if let Some(seam) = self.boundaries.iter().find(|b| !(1..=n).contains(&(b.at as usize))) {
+            let reason = format!("has a seam at {}, but the prompt has {n} tokens", seam.at);
+            return Err(InvalidField::new("boundaries", reason));
         }
         self.sampling.validate()
     }
@@ -193,6 +205,7 @@ fn within_context(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::BoundaryKind;
 
     fn model() -> ModelInfo {
         ModelInfo { vocab_size: 100, context_tokens: 8, ..ModelInfo::default() }
@@ -206,6 +219,8 @@ mod tests {
             stop_tokens: vec![0],
             sampling: Sampling::greedy(),
             top_logprobs: None,
+            namespace: 0,
+            boundaries: vec![],
         }
     }
 
@@ -223,6 +238,9 @@ mod tests {
         check("prompt", &|r| r.prompt = vec![1; 8]);
         check("max_tokens", &|r| r.max_tokens = 0);
         check("top_logprobs", &|r| r.top_logprobs = Some(21));
+        let seam = |at| vec![Boundary { at, kind: BoundaryKind::Message }];
+        check("boundaries", &|r| r.boundaries = seam(0));
+        check("boundaries", &|r| r.boundaries = seam(4));
         check("stop_tokens", &|r| r.stop_tokens = vec![100]);
         check("logit_bias", &|r| r.sampling.logit_bias = vec![(100, 0.5)]);
         check("temperature", &|r| r.sampling.temperature = -1.0);

@@ -144,6 +144,5 @@ fn ended<T>(outcome: engine::Outcome<T>) -> Outcome<T> {
 }
 
 fn told(error: engine::Error) -> EngineError {
-    let engine::Error { fault, message } = error;
-    EngineError { fault, message }
+    EngineError { fault: error.fault, message: error.message }
 }

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use protocol::{
-    BenchRequest, Command, Event, Fault, FinishReason, FrameError, GenerateRequest, HelloError,
-    InvalidField, LoadRequest, LogitsRequest, LogitsRows, ModelInfo, QuantizeRequest, RequestId,
-    Timings, Usage,
+    BenchRequest, CacheMatch, Command, Event, Fault, FinishReason, FrameError, GenerateRequest,
+    HelloError, InvalidField, LoadRequest, LogitsRequest, LogitsRows, ModelInfo, QuantizeRequest,
+    RequestId, Timings, Usage,
 };
 
 use crate::engine::{Engine, EngineError, Loader, Outcome, StepOutcome};
@@ -320,7 +320,9 @@ impl<E: Engine, W: Write> Serving<'_, E, W> {
         let Self { link, engine, live, .. } = self;
         let stepped = engine.step(&mut |event| {
             let passes = match &event {
-                Event::PrefillProgress { id, .. } | Event::Token { id, .. } => live.contains(id),
+                Event::Matched(CacheMatch { id, .. })
+                | Event::PrefillProgress { id, .. }
+                | Event::Token { id, .. } => live.contains(id),
                 Event::Finished { id, .. } | Event::Failed { id: Some(id), .. } => live.remove(id),
                 _ => false,
             };

@@ -5,9 +5,9 @@ use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::thread::JoinHandle;
 
 use protocol::{
-    BenchRequest, Coding, CodingMode, Command, Event, Fault, FinishReason, GenerateRequest,
-    LoadRequest, LogitsRequest, ModelSource, QuantizeRequest, QuantizeTarget, RequestId, Sampling,
-    Usage,
+    BenchRequest, CacheSettings, Coding, CodingMode, Command, Event, Fault, FinishReason,
+    GenerateRequest, LoadRequest, LogitsRequest, ModelSource, QuantizeRequest, QuantizeTarget,
+    RequestId, Sampling, Usage,
 };
 use runner::RunError;
 use testkit::{
@@ -98,7 +98,10 @@ impl Parent {
 }
 
 fn load() -> Command {
-    Command::Load(LoadRequest { source: ModelSource::Folder { path: "anywhere".into() } })
+    Command::Load(LoadRequest {
+        source: ModelSource::Folder { path: "anywhere".into() },
+        cache: CacheSettings::default(),
+    })
 }
 
 fn generate(id: u64, prompt: &[u32]) -> Command {
@@ -109,6 +112,8 @@ fn generate(id: u64, prompt: &[u32]) -> Command {
         stop_tokens: vec![],
         sampling: Sampling::greedy(),
         top_logprobs: None,
+        namespace: 0,
+        boundaries: vec![],
     })
 }
 

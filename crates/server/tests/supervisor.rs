@@ -7,7 +7,8 @@ use std::process::Command as Process;
 use std::time::{Duration, Instant};
 
 use protocol::{
-    Command, Event, FinishReason, GenerateRequest, LoadRequest, ModelSource, RequestId, Sampling,
+    CacheSettings, Command, Event, FinishReason, GenerateRequest, LoadRequest, ModelSource,
+    RequestId, Sampling,
 };
 use server::supervisor::{Runner, RunnerError, RunnerProgram};
 use testkit::{LoadScript, PROGRAM_VAR, Program, Script};
@@ -28,7 +29,10 @@ fn spawn(program: &Program) -> Runner {
 }
 
 fn folder() -> LoadRequest {
-    LoadRequest { source: ModelSource::Folder { path: "anywhere".into() } }
+    LoadRequest {
+        source: ModelSource::Folder { path: "anywhere".into() },
+        cache: CacheSettings::default(),
+    }
 }
 
 fn loaded(script: Script) -> Runner {
@@ -46,6 +50,8 @@ fn generate(id: u64) -> Command {
         stop_tokens: vec![],
         sampling: Sampling::greedy(),
         top_logprobs: None,
+        namespace: 0,
+        boundaries: vec![],
     })
 }
 

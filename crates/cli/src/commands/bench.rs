@@ -2,7 +2,7 @@
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use protocol::{BenchRequest, BenchResult, Command, Event, FinishReason};
+use protocol::{BenchRequest, BenchResult, CacheSettings, Command, Event, FinishReason};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Result};
@@ -45,7 +45,12 @@ impl Bench {
     /// Runs the command.
     pub fn execute(self, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
         let model = resolve(&self.model, interrupts)?;
-        let mut session = Session::start(source(&model, self.layers)?, &self.backend, interrupts)?;
+        let mut session = Session::start(
+            source(&model, self.layers)?,
+            CacheSettings::default(),
+            &self.backend,
+            interrupts,
+        )?;
         if !self.json {
             let info = &session.info;
             say(&format!(

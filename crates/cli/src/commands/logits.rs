@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use protocol::{Command, Event, FinishReason, LogitsRequest};
+use protocol::{CacheSettings, Command, Event, FinishReason, LogitsRequest};
 
 use crate::failure::{Failure, Result};
 use crate::flags::BackendFlags;
@@ -36,7 +36,12 @@ impl Logits {
     pub fn execute(self, interrupts: &Interrupts) -> Result<()> {
         let model = resolve(&self.model, interrupts)?;
         check_out(&self.out)?;
-        let mut session = Session::start(source(&model, None)?, &self.backend, interrupts)?;
+        let mut session = Session::start(
+            source(&model, None)?,
+            CacheSettings::default(),
+            &self.backend,
+            interrupts,
+        )?;
         let id = session.next_id();
         let n_tokens = self.tokens.len();
         let request = LogitsRequest { id, tokens: self.tokens, chunk_tokens: self.chunk };

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use text::{Message, Role};
 
 use crate::commands::chat;
+use crate::explain;
 use crate::failure::{Failure, Result};
-use crate::flags::{BackendFlags, SamplingFlags};
+use crate::flags::{BackendFlags, CacheFlags, SamplingFlags};
 use crate::interrupts::Interrupts;
 use crate::model::resolve;
 use crate::output::{Output, Progress, say};
@@ -56,6 +57,8 @@ pub struct Run {
     #[arg(long, env = "OFFSHOOT_RAW", value_parser = BoolishValueParser::new(),
           conflicts_with_all = ["system", "think", "no_think"])]
     raw: bool,
+    #[command(flatten)]
+    cache: CacheFlags,
     #[command(flatten)]
     backend: BackendFlags,
 }
@@ -108,7 +111,12 @@ impl Run {
         };
         let rendered = prompt.map(|prompt| self.render(&prompter, prompt, &style)).transpose()?;
         let model = Model::Folder { name: self.model.clone(), folder };
-        let mut session = Session::start(source(&model, None)?, &self.backend, interrupts)?;
+        let mut session = Session::start(
+            source(&model, None)?,
+            self.cache.settings(),
+            &self.backend,
+            interrupts,
+        )?;
         let Some(rendered) = rendered else {
             return chat::chat(&mut session, &prompter, &style, self.system, out, interrupts);
         };
@@ -225,6 +233,8 @@ pub fn answer(
         stop_tokens: prompter.stop_tokens().to_vec(),
         sampling: style.sampling.clone(),
         top_logprobs: None,
+        namespace: 0,
+        boundaries: prompt.boundaries,
         prompt: prompt.tokens,
     };
     request.validate()?;
@@ -236,6 +246,9 @@ pub fn answer(
     let stop_tokens = request.stop_tokens.clone();
     let ended = session.request(id, &Command::Generate(request), &mut |event| {
         match event {
+            Event::Matched(found) if style.verbose => {
+                say(&explain::line(&found, &|tokens| prompter.excerpt(tokens)));
+            }
             Event::PrefillProgress { done_tokens, total_tokens, .. } => {
                 progress.update(done_tokens.into(), total_tokens.into());
             }

@@ -1,16 +1,23 @@
-//! A small engine and plain requests for it.
+//! Small engines and plain requests for them.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use engine::Engine;
-use protocol::{Event, GenerateRequest, LoadRequest, ModelSource, RequestId, Sampling};
+use protocol::{
+    CacheSettings, Event, GenerateRequest, LoadRequest, ModelSource, RequestId, Sampling,
+};
 
 pub fn engine() -> Engine {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/quantized/qwen3_affine8_32_tied");
-    let path = folder.to_str().unwrap().to_owned();
-    let request = LoadRequest { source: ModelSource::Folder { path } };
+    engine_of("qwen3_affine8_32_tied", CacheSettings::default())
+}
+
+/// An engine with one of the small models in `goldens/quantized/`.
+pub fn engine_of(name: &str, cache: CacheSettings) -> Engine {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/quantized");
+    let path = goldens.join(name).to_str().unwrap().to_owned();
+    let request = LoadRequest { source: ModelSource::Folder { path }, cache };
     Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()))
         .map_err(|e| e.message)
         .unwrap()
@@ -24,6 +31,8 @@ pub fn request(id: u64, prompt: &[u32], max_tokens: u32) -> GenerateRequest {
         stop_tokens: vec![],
         sampling: Sampling::greedy(),
         top_logprobs: None,
+        namespace: 0,
+        boundaries: vec![],
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use engine::{Engine, Outcome, quantize};
 use protocol::{
-    CodingMode, Fault, FloatType, LoadRequest, ModelSource, QuantizeRequest, QuantizeTarget,
-    RequestId,
+    CacheSettings, CodingMode, Fault, FloatType, LoadRequest, ModelSource, QuantizeRequest,
+    QuantizeTarget, RequestId,
 };
 
 fn request(target: &Path, coding: QuantizeTarget) -> QuantizeRequest {
@@ -47,7 +47,11 @@ fn a_request_becomes_a_folder_that_loads_and_a_report() {
     let again = QuantizeRequest { source: float_request.target, ..request(&codes, coding) };
     quantize(&again, None, &mut |_| ControlFlow::Continue(())).map_err(|e| e.message).unwrap();
     let source = ModelSource::Folder { path: again.target };
-    let loaded = Engine::load(&LoadRequest { source }, None, &mut |_, _| ControlFlow::Continue(()));
+    let loaded = Engine::load(
+        &LoadRequest { source, cache: CacheSettings::default() },
+        None,
+        &mut |_, _| ControlFlow::Continue(()),
+    );
     let info = loaded.map_err(|e| e.message).unwrap().info();
     assert_eq!(info.dtype, "f16");
     assert_eq!(info.quantization.as_deref(), Some("4-bit mxfp4, group 32"));

@@ -1,0 +1,403 @@
+//! The prefix cache at work: `kvcache` keeps the books, and here are the arrays and bytes of them,
+//! and the ones who move them: [`Pools`] on the device, [`Tiers`] below it.
+//!
+//! A sequence begins on the longest known prefix of its prompt, goes on pass by pass, and leaves
+//! what it computed to others. What goes wrong with memory is an error of one request; afterwards
+//! nothing is cached on the device, and the next request is a plain miss.
+
+mod costs;
+mod pools;
+mod tiers;
+
+use std::time::Instant;
+
+use kvcache::{
+    Begun, Budgets, Cache, Capture, Class, Kind, Match, NoRoom, Ns, Op, Policy, Position, SeqId,
+    Tier,
+};
+use mlx::Array;
+use models::{Blocks, Loaded, Step};
+
+use self::costs::Measured;
+use self::pools::{Pools, States};
+use self::tiers::Tiers;
+use crate::{Error, Result};
+
+/// Nothing of it is stored.
+const NOWHERE: u32 = kernels::self_attention::NOWHERE;
+/// Blocks by which tables grow, so that their shapes change rarely.
+const TABLE_STRIDE: usize = 16;
+
+/// One model's cache.
+#[derive(Debug)]
+pub(crate) struct PrefixCache {
+    books: Cache,
+    pools: Pools,
+    tiers: Tiers,
+    measured: Measured,
+    born: Instant,
+    /// What is being computed.
+    issued: Vec<Array>,
+}
+
+/// What a pass made.
+pub(crate) struct Passed {
+    /// `[1, L, E]`.
+    pub hidden: Array,
+    /// States at the captures that were asked for.
+    captured: Vec<States>,
+}
+
+impl PrefixCache {
+    /// An empty one, with so many bytes for each tier.
+    ///
+    /// # Errors
+    /// The model remembers nothing.
+    pub fn new(loaded: &Loaded, budgets: Budgets) -> Result<Self> {
+        let pools = Pools::new(loaded.model.memory(), loaded.info.dtype);
+        let pools = pools.ok_or_else(|| Error::caller("the model has no layers that remember"))?;
+        let measured = Measured::default();
+        let policies = std::array::from_fn(|_| Policy::Hazard.build());
+        Ok(Self {
+            books: Cache::new(pools.layout().clone(), budgets, measured.costs(), policies),
+            tiers: Tiers::new(pools.layout().groups().len()),
+            pools,
+            measured,
+            born: Instant::now(),
+            issued: Vec::new(),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        self.born.elapsed().as_micros() as u64
+    }
+
+    /// What is known of a prompt.
+    pub fn find(&self, ns: Ns, prompt: &[u32]) -> Match {
+        self.books.find(ns, prompt)
+    }
+
+    /// Totals.
+    pub fn stats(&self) -> kvcache::Stats {
+        self.books.stats()
+    }
+
+    /// Tokens of the longest sequence that the device can hold alone.
+    pub fn max_tokens(&self) -> u64 {
+        let layout = self.pools.layout();
+        let budget = self.books.stats().tiers[0].budget_bytes;
+        let (mut fixed_bytes, mut block_bytes) = (0, 0);
+        for group in layout.groups() {
+            match group.kind {
+                Kind::Full => block_bytes += group.bytes,
+                Kind::Window { tokens } => {
+                    let n = tokens.div_ceil(layout.block_tokens()) + 2;
+                    fixed_bytes += n as u64 * group.bytes;
+                }
+                Kind::Recurrent => fixed_bytes += group.bytes,
+            }
+        }
+        match budget.saturating_sub(fixed_bytes) {
+            0 => 0,
+            _ if block_bytes == 0 => u64::MAX,
+            free => free / block_bytes * layout.block_tokens() as u64,
+        }
+    }
+
+    /// Whether only the most valuable checkpoints should be made: the device is nearly full of what
+    /// is kept for later.
+    pub fn is_tight(&self) -> bool {
+        let device = self.books.stats().tiers[0];
+        device.n_evicted > 0 && device.free_bytes < device.budget_bytes / 16
+    }
+
+    /// Begins a sequence on the best known prefix.
+    ///
+    /// # Errors
+    /// Memory is short. The inner one: the device's budget has no room even for the beginning; it
+    /// may have when another sequence has ended.
+    pub fn begin(
+        &mut self,
+        ns: Ns,
+        prompt: &[u32],
+    ) -> Result<std::result::Result<(SeqId, Match), NoRoom>> {
+        let Begun { seq, ops, found } = match self.books.begin(ns, prompt, self.now()) {
+            Ok(begun) => begun,
+            Err(no_room) => return Ok(Err(no_room)),
+        };
+        if let Err(error) = self.obey(ops) {
+            self.books.end(seq, self.now());
+            return Err(error);
+        }
+        Ok(Ok((seq, found)))
+    }
+
+    /// Where a sequence goes on; none while it waits for bytes from another tier.
+    pub fn position(&self, seq: SeqId) -> Option<Position> {
+        self.books.position(seq)
+    }
+
+    fn obey(&mut self, ops: Vec<Op>) -> Result<()> {
+        for op in ops {
+            match op {
+                Op::CopyBlock { group, from, to, .. } => {
+                    self.fit(group, to.0)?;
+                    self.pools.copy_block(group, from.0, to.0)?;
+                }
+                Op::CopyState { group, from, to } => {
+                    self.fit(group, to.0)?;
+                    let states = self.pools.slot(group, from.0).clone();
+                    self.pools.set_slot(group, to.0, Some(states));
+                }
+                Op::ZeroState { group, to } => {
+                    self.fit(group, to.0)?;
+                    self.pools.set_slot(group, to.0, None);
+                }
+                Op::Restore(transfer) => {
+                    for item in &transfer.items {
+                        self.fit(item.group, item.to.0)?;
+                    }
+                    let begun = Instant::now();
+                    let is_ok = self.tiers.bring_up(&transfer, &mut self.pools)?;
+                    self.measured.moved(transfer.from, transfer.n_bytes, begun.elapsed());
+                    let ops = self.books.finish(transfer.id, is_ok, self.now());
+                    self.obey(ops)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for a block or slot. Pools grow when they are used, not before, so that this may
+    /// find less memory than there was when the budget was set: the budget follows.
+    fn fit(&mut self, group: usize, id: u32) -> Result<()> {
+        let wanted = self.pools.growth_bytes(group, id);
+        let available = match wanted {
+            0 => None,
+            _ => crate::memory::available_bytes()?,
+        };
+        if let Some(available) = available.filter(|available| *available < wanted) {
+            let device = self.books.stats().tiers[0];
+            let used = device.live_bytes + device.cached_bytes;
+            self.books.resize(Tier::Device, used.min(device.budget_bytes), self.now());
+            return Err(Error::world(format!(
+                "keys and values need {} MiB more of memory, but only {} MiB are free: try again \
+                 later, or send a shorter prompt",
+                wanted >> 20,
+                available >> 20
+            )));
+        }
+        self.pools.fit(group, id)
+    }
+
+    /// Makes room for the next tokens of a sequence: for `n_tokens`, or for fewer if there is not
+    /// room for all; says for how many.
+    ///
+    /// # Errors
+    /// There is room for none, or memory is short.
+    pub fn reserve(&mut self, seq: SeqId, n_tokens: usize) -> Result<usize> {
+        let mut n = n_tokens;
+        while let Err(no_room) = self.books.reserve(seq, n, self.now()) {
+            n /= 2;
+            if n == 0 {
+                return Err(Error::world(format!(
+                    "the cache has no room for another token ({} of {} MiB are in use by running \
+                     requests): send a shorter prompt, run fewer at once, or give it more memory",
+                    self.books.stats().tiers[0].live_bytes >> 20,
+                    (self.books.stats().tiers[0].budget_bytes) >> 20,
+                ))
+                .because(&no_room));
+            }
+        }
+        for group in 0..self.pools.layout().groups().len() {
+            let table = self.books.block_table(seq, group);
+            let last = table.and_then(|table| table.blocks.iter().max().copied());
+            if let Some(last) = last {
+                self.fit(group, last.0)?;
+            }
+        }
+        Ok(n)
+    }
+
+    /// Runs the model on the next tokens of a sequence, for which there is room. `captures` are
+    /// numbers of them after which states are wanted, ascending.
+    ///
+    /// # Errors
+    /// MLX refuses an operation.
+    pub fn pass(
+        &mut self,
+        loaded: &Loaded,
+        ids: &Array,
+        seq: SeqId,
+        captures: &[i32],
+    ) -> Result<Passed> {
+        let n = ids.dim(1) as usize;
+        let position = self.books.position(seq).expect("a pass is of a sequence that goes on");
+        let tables = self.tables(seq, position, n)?;
+        let step = Step::new(position.at as i32, n as i32).over_blocks(tables);
+        let slot = self.slot_of(seq);
+        let captures = if slot.is_some() { captures } else { &[] };
+        let step = step.capturing(captures.to_vec());
+        let hidden = loaded.model.forward(ids, &step, self.pools.lend(slot));
+        let captured = self.pools.keep(slot, captures.len());
+        Ok(Passed { hidden: hidden?, captured })
+    }
+
+    /// The group and slot of a sequence's own states, where the model has any.
+    fn slot_of(&self, seq: SeqId) -> Option<(usize, u32)> {
+        let group = self.pools.recurrent_group()?;
+        let table = self.books.block_table(seq, group)?;
+        Some((group, table.blocks.first()?.0))
+    }
+
+    fn tables(&self, seq: SeqId, position: Position, n_tokens: usize) -> Result<Vec<Blocks>> {
+        let layout = self.pools.layout();
+        let block_tokens = layout.block_tokens();
+        let mut tables = Vec::new();
+        for (group, of) in layout.groups().iter().enumerate() {
+            if of.kind == Kind::Recurrent {
+                continue;
+            }
+            let table = self.books.block_table(seq, group).expect("a sequence has its tables");
+            let written_from = if of.kind == Kind::Full { position.kv_until } else { position.at };
+            let slot = |token: usize| match token < written_from {
+                true => NOWHERE,
+                false => {
+                    let block = table.blocks[token / block_tokens - table.first_idx];
+                    block.0 * block_tokens as u32 + (token % block_tokens) as u32
+                }
+            };
+            let slots = (position.at..position.at + n_tokens).map(slot).collect::<Vec<_>>();
+            let end_idx = table.first_idx + table.blocks.len();
+            let width = end_idx.next_multiple_of(TABLE_STRIDE);
+            let mut row = vec![0; width];
+            for (to, id) in row[table.first_idx..].iter_mut().zip(table.blocks) {
+                *to = id.0;
+            }
+            tables.push(Blocks {
+                table: Array::from_slice(&row, &[1, width as i32])?,
+                slots: Array::from_slice(&slots, &[1, n_tokens as i32])?,
+            });
+        }
+        Ok(tables)
+    }
+
+    /// Computes a pass and what it leaves behind, and `others` with it.
+    ///
+    /// # Errors
+    /// The device fails, memory first of all.
+    pub fn evaluate<'a>(
+        &mut self,
+        seq: SeqId,
+        passed: &Passed,
+        others: impl Iterator<Item = &'a Array>,
+    ) -> Result<()> {
+        self.settle()?;
+        let own = self.slot_of(seq).map(|(group, slot)| self.pools.slot(group, slot));
+        let states = own.into_iter().chain(&passed.captured).flatten();
+        let states = states.flat_map(|s| [&s.conv_tail, &s.state]).flatten();
+        let mut wanted = self.pools.arrays().chain(states).cloned().collect::<Vec<_>>();
+        wanted.extend(others.cloned());
+        Ok(mlx::eval(&wanted)?)
+    }
+
+    /// Begins to compute `wanted`, which a pass leads to.
+    ///
+    /// # Errors
+    /// The device fails, memory first of all.
+    pub fn issue<'a>(&mut self, wanted: impl Iterator<Item = &'a Array>) -> Result<()> {
+        self.settle()?;
+        self.issued = wanted.cloned().collect();
+        Ok(mlx::async_eval(&self.issued)?)
+    }
+
+    /// Waits for what is being computed where the next pass must not begin before it is there: on
+    /// the CPU a pool is written in place only if nothing is going to read it.
+    fn settle(&mut self) -> Result<()> {
+        let issued = std::mem::take(&mut self.issued);
+        crate::sequence::wait_before_reuse(&issued)
+    }
+
+    /// The tokens of a pass are known: they are the sequence's from now on, and what was captured
+    /// among them is kept. Captures stand at positions from the beginning.
+    ///
+    /// # Errors
+    /// Memory is short.
+    pub fn advance(
+        &mut self,
+        seq: SeqId,
+        tokens: &[u32],
+        captures: &[Capture],
+        passed: Passed,
+    ) -> Result<()> {
+        let mut at = self.books.position(seq).expect("it made a pass").at;
+        let mut rest = tokens;
+        for (k, capture) in captures.iter().enumerate() {
+            let (now, later) = rest.split_at(capture.at - at);
+            self.books.advance(seq, now);
+            (at, rest) = (capture.at, later);
+            self.capture_states(seq, capture.class, passed.captured.get(k))?;
+        }
+        self.books.advance(seq, rest);
+        Ok(())
+    }
+
+    /// Keeps the sequence's states where it stands, if the model needs that to resume there.
+    ///
+    /// # Errors
+    /// Memory is short.
+    pub fn capture(&mut self, seq: SeqId, class: Class) -> Result<()> {
+        self.capture_states(seq, class, None)
+    }
+
+    fn capture_states(&mut self, seq: SeqId, class: Class, states: Option<&States>) -> Result<()> {
+        let Some(slots) = self.books.capture(seq, class, self.now()) else { return Ok(()) };
+        for (group, to) in slots {
+            self.fit(group, to.0)?;
+            let states = match (states, self.slot_of(seq)) {
+                (Some(states), _) => states.clone(),
+                (None, Some((group, slot))) => self.pools.slot(group, slot).clone(),
+                (None, None) => continue,
+            };
+            self.pools.set_slot(group, to.0, Some(states));
+        }
+        Ok(())
+    }
+
+    /// Ends a sequence; what it computed stays where it can be used.
+    pub fn end(&mut self, seq: SeqId) {
+        if let Some((group, slot)) = self.slot_of(seq) {
+            self.pools.set_slot(group, slot, None);
+        }
+        self.books.end(seq, self.now());
+    }
+
+    /// So many microseconds were spent on tokens of a prompt.
+    pub fn prefilled(&mut self, n_tokens: usize, us: f64) {
+        self.measured.prefilled(n_tokens, us);
+        self.books.measured(self.measured.costs());
+    }
+
+    /// Copies about `max_bytes` of what is new to the tier below; whether there was anything.
+    ///
+    /// # Errors
+    /// MLX refuses an operation.
+    pub fn copy_down(&mut self, max_bytes: u64) -> Result<bool> {
+        let transfers = self.books.next_copies(max_bytes, self.now());
+        let is_any = !transfers.is_empty();
+        for transfer in transfers {
+            let is_ok = self.tiers.bring_down(&transfer, &self.pools)?;
+            let ops = self.books.finish(transfer.id, is_ok, self.now());
+            self.obey(ops)?;
+        }
+        Ok(is_any)
+    }
+
+    /// Nothing on the device is to be trusted any more: sequences must have ended.
+    pub fn forget_device(&mut self) {
+        let budget = self.books.stats().tiers[0].budget_bytes;
+        self.books.resize(Tier::Device, 0, self.now());
+        self.pools.clear();
+        self.books.resize(Tier::Device, budget, self.now());
+    }
+}
