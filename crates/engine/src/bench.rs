@@ -1,16 +1,18 @@
-//! `offshoot bench`: random tokens through prefill and decode, with the memory bound of the same
-//! run.
+//! `offshoot bench`: random tokens through prefill and decode, over the cache's pools as requests go,
+//! with the memory bound of the same run.
 
 use std::time::Instant;
 
 use kernels::sampling;
+use kvcache::{Ns, SeqId};
 use mlx::{Array, Backend, Device, Dtype, Key};
-use models::{LayerState, Loaded, Step};
+use models::Loaded;
 use protocol::{BenchRequest, BenchResult};
 
-use crate::Result;
+use crate::cache::{Passed, PrefixCache};
 use crate::engine::Outcome;
-use crate::sequence::{last_logits, wait_before_reuse};
+use crate::sequence::last_logits;
+use crate::{Error, Result};
 
 /// Decode steps before the clock starts: kernels compile and buffers grow at first use.
 const WARMUP_STEPS: u32 = 4;
@@ -19,6 +21,7 @@ const WARMUP_STEPS: u32 = 4;
 pub(crate) fn run(
     device: &Device,
     loaded: &Loaded,
+    cache: &mut PrefixCache,
     request: &BenchRequest,
     chunk_tokens: usize,
     should_stop: &mut dyn FnMut() -> bool,
@@ -26,11 +29,11 @@ pub(crate) fn run(
     let bytes_per_s = bandwidth(device)?;
     // The same prompt first, so that nothing is compiled while the clock runs.
     let warm = BenchRequest { new_tokens: 4, ..*request };
-    if measure(loaded, &warm, chunk_tokens, should_stop)?.is_none() {
+    if measure(loaded, cache, &warm, chunk_tokens, should_stop)?.is_none() {
         return Ok(Outcome::Stopped);
     }
     mlx::memory::reset_peak()?;
-    let Some(times) = measure(loaded, request, chunk_tokens, should_stop)? else {
+    let Some(times) = measure(loaded, cache, request, chunk_tokens, should_stop)? else {
         return Ok(Outcome::Stopped);
     };
     let rows = f64::from(request.batch);
@@ -55,35 +58,78 @@ struct Times {
     decode_s: f64,
 }
 
+/// Sequences of random tokens that share nothing; they end, and are forgotten, when this goes.
+struct Rows<'c> {
+    cache: &'c mut PrefixCache,
+    seqs: Vec<SeqId>,
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        for (row, seq) in (0..).zip(&self.seqs) {
+            self.cache.end(*seq);
+            self.cache.flush(namespace(row));
+        }
+    }
+}
+
+/// One for each row, which no request has: those are hashes of names, or 0.
+fn namespace(row: u64) -> Ns {
+    Ns(u64::MAX - row)
+}
+
+impl Rows<'_> {
+    /// Makes room for the next `n` tokens of every row, and runs the model on them.
+    fn pass(&mut self, loaded: &Loaded, ids: &Array) -> Result<Passed> {
+        let n = ids.dim(1) as usize;
+        for seq in &self.seqs {
+            if self.cache.reserve(*seq, n)? < n {
+                let text = "the cache has no room for so many tokens: give it more memory, or \
+                            measure fewer rows";
+                return Err(Error::world(text));
+            }
+        }
+        self.cache.pass(loaded, ids, &self.seqs, &[])
+    }
+
+    /// `tokens` of each row were computed.
+    fn advance(&mut self, tokens: &[u32]) {
+        for (seq, tokens) in self.seqs.iter().zip(tokens.chunks(tokens.len() / self.seqs.len())) {
+            self.cache.grow(*seq, tokens);
+        }
+    }
+}
+
 /// Prefill of all rows together, then greedy decode. None if it was stopped.
 fn measure(
     loaded: &Loaded,
+    cache: &mut PrefixCache,
     request: &BenchRequest,
     chunk_tokens: usize,
     should_stop: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Times>> {
-    let rows = request.batch as i32;
-    let prompt = Key::from_seed(1)?.integers(
-        0,
-        loaded.info.vocab_size,
-        &[rows, request.prompt_tokens as i32],
-    )?;
-    prompt.eval()?;
-    let mut states = loaded.model.new_state();
-    let mut position = 0;
+    let (n_rows, n_prompt) = (request.batch as i32, request.prompt_tokens as i32);
+    let prompt = Key::from_seed(1)?.integers(0, loaded.info.vocab_size, &[n_rows, n_prompt])?;
+    let tokens = prompt.astype(Dtype::U32)?.to_vec::<u32>()?;
+    let mut rows = Rows { cache, seqs: Vec::new() };
+    for (row, tokens) in (0..).zip(tokens.chunks(n_prompt as usize)) {
+        let begun = rows.cache.begin(namespace(row), tokens)?;
+        rows.seqs.push(begun.map_err(|no_room| Error::world(no_room.to_string()))?.0);
+    }
 
     let start = Instant::now();
-    let mut token = None;
-    while position < request.prompt_tokens as i32 {
+    let (mut position, mut token) = (0, None);
+    while position < n_prompt {
         if should_stop() {
             return Ok(None);
         }
-        let n = (request.prompt_tokens as i32 - position).min(chunk_tokens as i32);
-        let ids = prompt.slice_axis(1, position..position + n)?;
-        let hidden = loaded.model.forward(&ids, &Step::new(position, n), &mut states)?;
-        position += n;
-        token = Some(greedy(loaded, &hidden)?);
-        mlx::eval(token.iter().chain(states.iter().flat_map(LayerState::arrays)))?;
+        let end = n_prompt.min(position + chunk_tokens as i32);
+        let ids = prompt.slice_axis(1, position..end)?;
+        let passed = rows.pass(loaded, &ids)?;
+        token = Some(greedy(loaded, &passed.hidden)?);
+        rows.cache.evaluate(&rows.seqs, &passed, token.iter())?;
+        rows.advance(&ids.astype(Dtype::U32)?.to_vec::<u32>()?);
+        position = end;
     }
     let prefill_s = start.elapsed().as_secs_f64();
 
@@ -98,12 +144,10 @@ fn measure(
             token.eval()?;
             start = Instant::now();
         }
-        let next =
-            greedy(loaded, &loaded.model.forward(&token, &Step::new(position, 1), &mut states)?)?;
-        wait_before_reuse([&token])?;
-        mlx::async_eval([&next])?;
-        token.eval()?;
-        position += 1;
+        let passed = rows.pass(loaded, &token)?;
+        let next = greedy(loaded, &passed.hidden)?;
+        rows.cache.issue([&next].into_iter())?;
+        rows.advance(&token.astype(Dtype::U32)?.to_vec::<u32>()?);
         token = next;
     }
     token.eval()?;

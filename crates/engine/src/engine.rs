@@ -334,7 +334,9 @@ impl Engine {
     ) -> Result<Outcome<BenchResult>> {
         let n_tokens = (request.prompt_tokens + request.new_tokens) as usize;
         self.check_memory(n_tokens, request.batch as usize)?;
-        bench::run(&self.device, &self.loaded, request, self.chunk_tokens(), should_stop)
+        let chunk_tokens = self.chunk_tokens();
+        let cache = &mut self.cache;
+        bench::run(&self.device, &self.loaded, cache, request, chunk_tokens, should_stop)
     }
 }
 

@@ -107,11 +107,11 @@ impl Sequence {
         let counts = captures.iter().map(|c| (c.at - at) as i32).collect::<Vec<_>>();
         let chunk = self.request.prompt[at..end].iter().map(|&t| t as i32).collect::<Vec<_>>();
         let ids = Array::from_slice(&chunk, &[1, chunk.len() as i32])?;
-        let passed = cache.pass(loaded, &ids, seq, &counts)?;
+        let passed = cache.pass(loaded, &ids, &[seq], &counts)?;
         let is_last = end == self.request.prompt.len();
         let sampled = is_last.then(|| self.draw(loaded, &passed.hidden)).transpose()?;
         let drawn = sampled.iter().flat_map(Sampled::arrays);
-        cache.evaluate(seq, &passed, drawn)?;
+        cache.evaluate(&[seq], &passed, drawn)?;
         cache.advance(seq, &self.request.prompt[at..end], &captures, passed)?;
         cache.prefilled(end - at, begun.elapsed().as_secs_f64() * 1e6);
         self.position = end;
@@ -169,7 +169,7 @@ impl Sequence {
     ) -> Result<(Sampled, Passed)> {
         let seq = self.seq();
         cache.reserve(seq, 1)?;
-        let passed = cache.pass(loaded, ids, seq, &[])?;
+        let passed = cache.pass(loaded, ids, &[seq], &[])?;
         let sampled = self.draw(loaded, &passed.hidden)?;
         Ok((sampled, passed))
     }

@@ -12,14 +12,14 @@ mod tiers;
 use std::time::Instant;
 
 use kvcache::{
-    Begun, Budgets, Cache, Capture, Class, Kind, Match, NoRoom, Ns, Op, Policy, Position, SeqId,
-    Tier,
+    Begun, BlockTable, Budgets, Cache, Capture, Class, Kind, Match, NoRoom, Ns, Op, Policy,
+    Position, SeqId, Tier,
 };
 use mlx::Array;
 use models::{Blocks, Loaded, Step};
 
 use self::costs::Measured;
-use self::pools::{Pools, States};
+use self::pools::{BLOCK_TOKENS, Pools, States};
 use self::tiers::Tiers;
 use crate::{Error, Result};
 
@@ -42,10 +42,19 @@ pub(crate) struct PrefixCache {
 
 /// What a pass made.
 pub(crate) struct Passed {
-    /// `[1, L, E]`.
+    /// `[B, L, E]`.
     pub hidden: Array,
     /// States at the captures that were asked for.
     captured: Vec<States>,
+}
+
+/// Where a token is stored, if it is.
+fn slot(table: &BlockTable<'_>, token: usize, written_from: usize) -> u32 {
+    if token < written_from {
+        return NOWHERE;
+    }
+    let block = table.blocks[token / BLOCK_TOKENS - table.first_idx].0;
+    block * BLOCK_TOKENS as u32 + (token % BLOCK_TOKENS) as u32
 }
 
 impl PrefixCache {
@@ -219,8 +228,9 @@ impl PrefixCache {
         Ok(n)
     }
 
-    /// Runs the model on the next tokens of a sequence, for which there is room. `captures` are
-    /// numbers of them after which states are wanted, ascending.
+    /// Runs the model on the next tokens of sequences, for which there is room: `ids` `[B, L]`, a row
+    /// for each. `captures` are numbers of them after which states are wanted, ascending; of one
+    /// sequence only.
     ///
     /// # Errors
     /// MLX refuses an operation.
@@ -228,18 +238,25 @@ impl PrefixCache {
         &mut self,
         loaded: &Loaded,
         ids: &Array,
-        seq: SeqId,
+        seqs: &[SeqId],
         captures: &[i32],
     ) -> Result<Passed> {
         let n = ids.dim(1) as usize;
-        let position = self.books.position(seq).expect("a pass is of a sequence that goes on");
-        let tables = self.tables(seq, position, n)?;
-        let step = Step::new(position.at as i32, n as i32).over_blocks(tables);
-        let slot = self.slot_of(seq);
-        let captures = if slot.is_some() { captures } else { &[] };
-        let step = step.capturing(captures.to_vec());
-        let hidden = loaded.model.forward(ids, &step, self.pools.lend(slot));
-        let captured = self.pools.keep(slot, captures.len());
+        let position = |seq: &SeqId| self.books.position(*seq).expect("a sequence that goes on");
+        let positions = seqs.iter().map(position).collect::<Vec<_>>();
+        let tables = self.tables(seqs, &positions, n)?;
+        let begins = positions.iter().map(|p| p.at as i32).collect::<Vec<_>>();
+        let step = match begins[..] {
+            [first, ref rest @ ..] if rest.iter().all(|begin| *begin == first) => {
+                Step::new(first, n as i32)
+            }
+            _ => Step::ragged(&begins, &vec![n as i32; seqs.len()])?,
+        };
+        let slots = seqs.iter().filter_map(|seq| self.slot_of(*seq)).collect::<Vec<_>>();
+        let captures = if slots.is_empty() { &[] } else { captures };
+        let step = step.over_blocks(tables).capturing(captures.to_vec());
+        let hidden = loaded.model.forward(ids, &step, self.pools.lend(&slots)?);
+        let captured = self.pools.keep(&slots, captures.len())?;
         Ok(Passed { hidden: hidden?, captured })
     }
 
@@ -250,36 +267,38 @@ impl PrefixCache {
         Some((group, table.blocks.first()?.0))
     }
 
-    fn tables(&self, seq: SeqId, position: Position, n_tokens: usize) -> Result<Vec<Blocks>> {
-        let layout = self.pools.layout();
-        let block_tokens = layout.block_tokens();
-        let mut tables = Vec::new();
-        for (group, of) in layout.groups().iter().enumerate() {
-            if of.kind == Kind::Recurrent {
-                continue;
+    /// Where the next tokens of sequences are, for each group with tables.
+    fn tables(
+        &self,
+        seqs: &[SeqId],
+        positions: &[Position],
+        n_tokens: usize,
+    ) -> Result<Vec<Blocks>> {
+        let groups = self.pools.layout().groups().iter().enumerate();
+        let groups = groups.filter(|(_, of)| of.kind != Kind::Recurrent);
+        let tables = groups.map(|(group, of)| {
+            let table = |seq: &SeqId| self.books.block_table(*seq, group).expect("it has tables");
+            let tables = seqs.iter().map(table).collect::<Vec<_>>();
+            let ends = tables.iter().map(|table| table.first_idx + table.blocks.len());
+            let width = ends.max().unwrap_or(0).next_multiple_of(TABLE_STRIDE);
+            let (mut rows, mut slots) = (vec![0; width * seqs.len()], Vec::new());
+            for ((table, position), row) in
+                tables.iter().zip(positions).zip(rows.chunks_exact_mut(width))
+            {
+                let row = row[table.first_idx..].iter_mut();
+                row.zip(table.blocks).for_each(|(to, id)| *to = id.0);
+                let is_full = of.kind == Kind::Full;
+                let written_from = if is_full { position.kv_until } else { position.at };
+                let tokens = position.at..position.at + n_tokens;
+                slots.extend(tokens.map(|token| slot(table, token, written_from)));
             }
-            let table = self.books.block_table(seq, group).expect("a sequence has its tables");
-            let written_from = if of.kind == Kind::Full { position.kv_until } else { position.at };
-            let slot = |token: usize| match token < written_from {
-                true => NOWHERE,
-                false => {
-                    let block = table.blocks[token / block_tokens - table.first_idx];
-                    block.0 * block_tokens as u32 + (token % block_tokens) as u32
-                }
-            };
-            let slots = (position.at..position.at + n_tokens).map(slot).collect::<Vec<_>>();
-            let end_idx = table.first_idx + table.blocks.len();
-            let width = end_idx.next_multiple_of(TABLE_STRIDE);
-            let mut row = vec![0; width];
-            for (to, id) in row[table.first_idx..].iter_mut().zip(table.blocks) {
-                *to = id.0;
-            }
-            tables.push(Blocks {
-                table: Array::from_slice(&row, &[1, width as i32])?,
-                slots: Array::from_slice(&slots, &[1, n_tokens as i32])?,
-            });
-        }
-        Ok(tables)
+            let n_rows = seqs.len() as i32;
+            Ok(Blocks {
+                table: Array::from_slice(&rows, &[n_rows, width as i32])?,
+                slots: Array::from_slice(&slots, &[n_rows, n_tokens as i32])?,
+            })
+        });
+        tables.collect()
     }
 
     /// Computes a pass and what it leaves behind, and `others` with it.
@@ -288,13 +307,14 @@ impl PrefixCache {
     /// The device fails, memory first of all.
     pub fn evaluate<'a>(
         &mut self,
-        seq: SeqId,
+        seqs: &[SeqId],
         passed: &Passed,
         others: impl Iterator<Item = &'a Array>,
     ) -> Result<()> {
         self.settle()?;
-        let own = self.slot_of(seq).map(|(group, slot)| self.pools.slot(group, slot));
-        let states = own.into_iter().chain(&passed.captured).flatten();
+        let own = seqs.iter().filter_map(|seq| self.slot_of(*seq));
+        let own = own.map(|(group, slot)| self.pools.slot(group, slot));
+        let states = own.chain(&passed.captured).flatten();
         let states = states.flat_map(|s| [&s.conv_tail, &s.state]).flatten();
         let mut wanted = self.pools.arrays().chain(states).cloned().collect::<Vec<_>>();
         wanted.extend(others.cloned());
@@ -340,6 +360,11 @@ impl PrefixCache {
         }
         self.books.advance(seq, rest);
         Ok(())
+    }
+
+    /// The same with nothing to capture.
+    pub fn grow(&mut self, seq: SeqId, tokens: &[u32]) {
+        self.books.advance(seq, tokens);
     }
 
     /// Keeps the sequence's states where it stands, if the model needs that to resume there.
@@ -391,6 +416,11 @@ impl PrefixCache {
             self.obey(ops)?;
         }
         Ok(is_any)
+    }
+
+    /// Forgets a namespace.
+    pub fn flush(&mut self, ns: Ns) {
+        self.books.flush(ns);
     }
 
     /// Nothing on the device is to be trusted any more: sequences must have ended.

@@ -172,45 +172,63 @@ impl Pools {
         Ok(())
     }
 
-    /// Puts the states of a slot where a pass finds them, and gives the layers of the pass. They
-    /// are the slot's again after [`Pools::keep`].
-    pub fn lend(&mut self, slot: Option<(usize, u32)>) -> &mut [LayerState] {
-        if let Some((group, slot)) = slot {
-            let kept = std::mem::take(&mut self.slots[group][slot as usize]);
-            self.put_states(kept);
+    /// Puts the states of slots where a pass finds them, a row for each, and gives the layers of the
+    /// pass. They are the slots' again after [`Pools::keep`].
+    ///
+    /// # Errors
+    /// MLX refuses an operation.
+    pub fn lend(&mut self, slots: &[(usize, u32)]) -> Result<&mut [LayerState]> {
+        let mut rows = Vec::new();
+        for (group, slot) in slots {
+            rows.push(std::mem::take(&mut self.slots[*group][*slot as usize]));
         }
-        &mut self.states
+        let (mut layer_idx, dtype) = (0, self.dtype);
+        for (layer, state) in self.layers.iter().zip(&mut self.states) {
+            let (Memory::Recurrent { tail, state: size }, LayerState::Recurrent(state)) =
+                (&layer.memory, state)
+            else {
+                continue;
+            };
+            let of_rows = rows.iter().filter_map(|row| row.get(layer_idx)).collect::<Vec<_>>();
+            *state = match of_rows[..] {
+                [] => RecurrentState::default(),
+                [one] => one.clone(),
+                _ => RecurrentState {
+                    conv_tail: joined(of_rows.iter().map(|row| &row.conv_tail), tail, dtype)?,
+                    state: joined(of_rows.iter().map(|row| &row.state), size, Dtype::F32)?,
+                    captured: Vec::new(),
+                },
+            };
+            layer_idx += 1;
+        }
+        Ok(&mut self.states)
     }
 
-    /// After a pass: its states are the slot's, and those that it captured come back.
-    pub fn keep(&mut self, slot: Option<(usize, u32)>, n_captures: usize) -> Vec<States> {
-        let Some((group, slot)) = slot else { return Vec::new() };
+    /// After a pass: its states are the slots', and those that it captured come back.
+    ///
+    /// # Errors
+    /// MLX refuses an operation.
+    pub fn keep(&mut self, slots: &[(usize, u32)], n_captures: usize) -> Result<Vec<States>> {
         let mut captured = vec![Vec::new(); n_captures];
-        let mut states = self.take_states();
-        for state in &mut states {
-            for (list, state) in captured.iter_mut().zip(std::mem::take(&mut state.captured)) {
-                list.push(state);
-            }
-        }
-        self.slots[group][slot as usize] = states;
-        captured
-    }
-
-    fn put_states(&mut self, kept: States) {
-        let mut kept = kept.into_iter();
         for state in &mut self.states {
-            if let LayerState::Recurrent(state) = state {
-                *state = kept.next().unwrap_or_default();
+            let LayerState::Recurrent(state) = state else { continue };
+            let state = std::mem::take(state);
+            for (row, (group, slot)) in (0..).zip(slots) {
+                let part = |whole: &Option<Array>| match whole {
+                    Some(whole) if slots.len() > 1 => {
+                        whole.slice_axis(0, row..row + 1)?.contiguous().map(Some)
+                    }
+                    whole => Ok(whole.clone()),
+                };
+                self.slots[*group][*slot as usize].push(RecurrentState {
+                    conv_tail: part(&state.conv_tail)?,
+                    state: part(&state.state)?,
+                    captured: Vec::new(),
+                });
             }
+            captured.iter_mut().zip(state.captured).for_each(|(list, state)| list.push(state));
         }
-    }
-
-    fn take_states(&mut self) -> States {
-        let recurrent = self.states.iter_mut().filter_map(|state| match state {
-            LayerState::Recurrent(state) => Some(std::mem::take(state)),
-            LayerState::Kv(_) => None,
-        });
-        recurrent.collect()
+        Ok(captured)
     }
 
     /// The states of a slot.
@@ -334,4 +352,19 @@ impl Pools {
         self.set_slot(group, slot, Some(states));
         Ok(())
     }
+}
+
+/// The same state of several rows, `[B, ..]`; zeros for those before their first token.
+fn joined<'a>(
+    rows: impl Iterator<Item = &'a Option<Array>>,
+    size: &[i32],
+    dtype: Dtype,
+) -> Result<Option<Array>> {
+    let shape = [&[1], size].concat();
+    let rows = rows.map(|row| match row {
+        Some(row) => Ok(row.clone()),
+        None => Array::zeros(&shape, dtype),
+    });
+    let rows = rows.collect::<mlx::Result<Vec<_>>>()?;
+    Ok(Some(mlx::concatenate(&rows.iter().collect::<Vec<_>>(), 0)?))
 }
