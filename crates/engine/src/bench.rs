@@ -1,5 +1,5 @@
-//! `offshoot bench`: random tokens through prefill and decode, over the cache's pools as requests go,
-//! with the memory bound of the same run.
+//! `offshoot bench`: random tokens through prefill and decode, over the cache's pools as requests
+//! go, with the memory bound of the same run.
 
 use std::time::Instant;
 

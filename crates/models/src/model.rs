@@ -43,8 +43,16 @@ pub struct Step {
     pub n_tokens: i32,
     rows: Option<Rows>,
     masks: Masks,
-    blocks: Vec<Blocks>,
+    blocks: Option<OverBlocks>,
     captures: Vec<i32>,
+}
+
+#[derive(Debug)]
+struct OverBlocks {
+    /// Of each group.
+    tables: Vec<Blocks>,
+    /// `[B]`, i32: the position of each row.
+    begins: Array,
 }
 
 /// Where the tokens of a pass lie in pools, for layers that share a table. Both as in
@@ -75,14 +83,24 @@ impl Step {
             n_tokens,
             rows: None,
             masks: Masks::default(),
-            blocks: Vec::new(),
+            blocks: None,
             captures: Vec::new(),
         }
     }
 
     /// The same over pools of blocks: a table for each group of layers.
-    pub fn over_blocks(self, blocks: Vec<Blocks>) -> Self {
-        Self { blocks, ..self }
+    ///
+    /// # Errors
+    /// MLX refuses to make an array of positions.
+    pub fn over_blocks(self, tables: Vec<Blocks>) -> Result<Self> {
+        let begins = match &self.rows {
+            Some(rows) => rows.positions_array.clone(),
+            None => {
+                let n_rows = tables.first().map_or(1, |blocks| blocks.table.dim(0));
+                Array::from_slice(&vec![self.position; n_rows as usize], &[n_rows])?
+            }
+        };
+        Ok(Self { blocks: Some(OverBlocks { tables, begins }), ..self })
     }
 
     /// The same, with recurrent layers also giving the states after the first p new tokens, for
@@ -110,8 +128,9 @@ impl Step {
 
     /// Where the tokens of a group's layers lie.
     pub(crate) fn blocks(&self, group: usize) -> Layout<'_> {
-        let Blocks { table, slots } = &self.blocks[group];
-        Layout::Blocks { table, slots }
+        let blocks = self.blocks.as_ref().expect("pools are for steps over blocks");
+        let Blocks { table, slots } = &blocks.tables[group];
+        Layout::Blocks { table, slots, begins: &blocks.begins }
     }
 
     /// Where states are captured.

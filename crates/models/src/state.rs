@@ -2,7 +2,7 @@
 //! form, or in pools of blocks that all sequences share; and the states of recurrent layers.
 
 use kernels::blocks::laid_out;
-use kernels::self_attention::{Layout, write_rows, write_slots};
+use kernels::self_attention::{Extended, Layout, extend, write_rows};
 use mlx::{Array, Dtype};
 
 use crate::{Result, Step};
@@ -150,10 +150,13 @@ impl KvState {
                 let filled = buffer.slice_axis(2, 0..step.position + step.n_tokens)?;
                 (buffer, Kept::Rows(filled))
             }
-            Layout::Blocks { table, slots } => {
-                let pool = write_slots(buffer, new, slots)?;
-                (pool.clone(), Kept::Blocks { pool, table })
-            }
+            blocks @ Layout::Blocks { table, .. } => match extend(buffer, new, blocks)? {
+                Extended { pool, rows: None } => (pool.clone(), Kept::Blocks { pool, table }),
+                Extended { pool, rows: Some(rows) } => {
+                    let filled = rows.slice_axis(2, 0..step.position + step.n_tokens)?;
+                    (pool, Kept::Rows(filled))
+                }
+            },
         };
         self.keep([buffer]);
         Ok(kept)

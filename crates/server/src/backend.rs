@@ -268,15 +268,18 @@ fn holds_library(folder: &Path) -> bool {
     !folder.as_os_str().is_empty() && folder.join(LIBRARY).is_file()
 }
 
-/// Chooses the backend and its library. What was asked for exactly is never replaced; `auto` falls
 /// How MLX's CUDA backend is set up.
-const CUDA_SETTINGS: [(&str, &str); 2] = [
+const CUDA_SETTINGS: [(&str, &str); 3] = [
     // Products of f32 in f32: TF32 keeps 10 bits of the mantissa and misses references by 1e-3.
     ("MLX_ENABLE_TF32", "0"),
     // MLX ends the process when its cache of compiled graphs has missed twice its size in all.
     ("MLX_CUDA_GRAPH_CACHE_SIZE", "2000"),
+    // MLX ends a graph by the sizes of the arrays that its launches are given: a layer's pools of
+    // blocks alone would end it, and a step would become a launch for each layer.
+    ("MLX_MAX_MB_PER_BUFFER", "1000000000"),
 ];
 
+/// Chooses the backend and its library. What was asked for exactly is never replaced; `auto` falls
 /// back to the CPU, with a hint that says what to install.
 pub fn choose(asked: Asked, machine: Machine, places: &Places) -> Result<Chosen, BackendError> {
     let (backend, reason) = match asked {

@@ -228,9 +228,9 @@ impl PrefixCache {
         Ok(n)
     }
 
-    /// Runs the model on the next tokens of sequences, for which there is room: `ids` `[B, L]`, a row
-    /// for each. `captures` are numbers of them after which states are wanted, ascending; of one
-    /// sequence only.
+    /// Runs the model on the next tokens of sequences, for which there is room. `ids` are `[B, L]`,
+    /// a row for each. `captures` are numbers of them after which states are wanted, ascending; of
+    /// one sequence only.
     ///
     /// # Errors
     /// MLX refuses an operation.
@@ -254,7 +254,7 @@ impl PrefixCache {
         };
         let slots = seqs.iter().filter_map(|seq| self.slot_of(*seq)).collect::<Vec<_>>();
         let captures = if slots.is_empty() { &[] } else { captures };
-        let step = step.over_blocks(tables).capturing(captures.to_vec());
+        let step = step.over_blocks(tables)?.capturing(captures.to_vec());
         let hidden = loaded.model.forward(ids, &step, self.pools.lend(&slots)?);
         let captured = self.pools.keep(&slots, captures.len())?;
         Ok(Passed { hidden: hidden?, captured })

@@ -172,8 +172,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Puts the states of slots where a pass finds them, a row for each, and gives the layers of the
-    /// pass. They are the slots' again after [`Pools::keep`].
+    /// Puts the states of slots where a pass finds them, a row for each, and gives the layers of
+    /// the pass. They are the slots' again after [`Pools::keep`].
     ///
     /// # Errors
     /// MLX refuses an operation.

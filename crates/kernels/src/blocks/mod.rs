@@ -4,10 +4,12 @@
 //!
 //! | form | where |
 //! |---|---|
-//! | [`write_reference`] | everywhere: the twin, and what CUDA and Metal run |
+//! | [`write_reference`] | everywhere: the twin, and what Metal runs |
 //! | `cpu.rs` | CPU: in place, where nothing else holds the pool |
+//! | `cuda.rs` | CUDA: in place, whoever holds the pool, and evaluated at once |
 
 mod cpu;
+mod cuda;
 
 use mlx::{Array, Backend, Device, Dtype, Result};
 
@@ -25,7 +27,7 @@ pub fn read(pool: &Array, ids: &[u32]) -> Result<Array> {
 }
 
 /// `pool` with `blocks` `[k, n, K, D]` as the ones that `ids` name, no two alike. A pool that
-/// nothing else holds is written in place.
+/// nothing else holds is written in place, on CUDA any pool.
 ///
 /// # Errors
 /// Shapes or dtypes do not fit each other, there is no such block, or one is named twice.
@@ -33,7 +35,8 @@ pub fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Array> {
     check_write(&pool, blocks, ids)?;
     match Device::current_backend() {
         Backend::Cpu => cpu::write(pool, blocks, ids),
-        Backend::Cuda | Backend::Metal => write_reference(pool, blocks, ids),
+        Backend::Cuda => cuda::write(pool, blocks, ids),
+        Backend::Metal => write_reference(pool, blocks, ids),
     }
 }
 

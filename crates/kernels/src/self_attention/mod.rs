@@ -12,16 +12,18 @@
 //! | form | where |
 //! |---|---|
 //! | [`SelfAttention::reference`] | everywhere: the twin, twins of the parts one after another |
-//! | `twin.rs` with the parts' fastest forms | CUDA, Metal |
+//! | `twin.rs` with the parts' fastest forms | Metal; CUDA over rows |
+//! | `cuda.rs` | CUDA over blocks: written in place and laid out in one launch for each pool |
 //! | `cpu.rs` | CPU: three nodes, two write into the cache in place and one attends |
 
 mod cpu;
+mod cuda;
 mod twin;
 
 use mlx::{Array, Backend, Device, Dtype, Result};
 
 use crate::Positions;
-use crate::attention::Masks;
+use crate::attention::{Attention, Kv, Masks};
 use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
 use crate::rope::{self, Heads};
 
@@ -67,6 +69,8 @@ pub enum Layout<'a> {
         /// same but for [`NOWHERE`], which is not written: others have written it, or it is
         /// padding.
         slots: &'a Array,
+        /// The position of each row's first new token, `[B]`, i32.
+        begins: &'a Array,
     },
 }
 
@@ -82,37 +86,67 @@ pub struct Cache {
     pub values: Array,
 }
 
-/// A pool `[N, n, K, D]` with `new` `[B, L, K·D]` at `slots`, both as in [`Layout::Blocks`]: for
-/// caches that are read in other ways than [`SelfAttention`]'s. A pool that nothing else holds is
-/// written in place.
+/// A pool `[N, n, K, D]` with `new` `[B, L, K·D]` at the slots of a [`Layout::Blocks`]: for caches
+/// that are read in other ways than [`SelfAttention`]'s. A pool that nothing else holds is written
+/// in place, on CUDA any pool.
+#[derive(Debug)]
+pub struct Extended {
+    /// The pool with the new tokens; nothing is known of its last slot.
+    pub pool: Array,
+    /// All tokens of each row, `[B, K, T, D]`, T as many as the table has room for, where the form
+    /// lays them out on the way.
+    pub rows: Option<Array>,
+}
+
+/// See [`Extended`].
 ///
 /// # Errors
 /// Shapes or dtypes do not fit each other. On the CPU, that a slot is none shows at evaluation.
-pub fn write_slots(pool: Array, new: &Array, slots: &Array) -> Result<Array> {
-    check_slots(&pool, new, slots)?;
+///
+/// # Panics
+/// The layout is one of rows.
+pub fn extend(pool: Array, new: &Array, layout: Layout<'_>) -> Result<Extended> {
+    let slots = check_slots(&pool, new, layout)?;
+    let in_place = |pool| Ok(Extended { pool, rows: None });
     match Device::current_backend() {
-        Backend::Cpu => cpu::write_slots(pool, new, slots),
-        Backend::Cuda | Backend::Metal => twin::write_slots(&pool, new, slots),
+        Backend::Cpu => in_place(cpu::write_slots(pool, new, slots)?),
+        Backend::Metal => in_place(twin::write_slots(&pool, new, slots)?),
+        Backend::Cuda => {
+            let rows = cuda::extend(&pool, new, false, layout, None)?;
+            Ok(Extended { pool, rows: Some(rows) })
+        }
     }
 }
 
 /// The same in MLX's operations.
 ///
 /// # Errors
-/// Those of [`write_slots`].
-pub fn write_slots_reference(pool: Array, new: &Array, slots: &Array) -> Result<Array> {
-    check_slots(&pool, new, slots)?;
-    twin::write_slots(&pool, new, slots)
+/// Those of [`extend`].
+///
+/// # Panics
+/// The layout is one of rows.
+pub fn extend_reference(pool: &Array, new: &Array, layout: Layout<'_>) -> Result<Array> {
+    twin::write_slots(pool, new, check_slots(pool, new, layout)?)
 }
 
-fn check_slots(pool: &Array, new: &Array, slots: &Array) -> Result<()> {
+/// Where the new tokens go.
+fn check_slots<'a>(pool: &Array, new: &Array, layout: Layout<'a>) -> Result<&'a Array> {
+    let Layout::Blocks { table, slots, begins } = layout else {
+        unreachable!("rows are extended by `write_rows`")
+    };
     let [_, _, n_heads, dim] = dims(OP, "pool", pool)?;
     let [rows, n_tokens, _] = dims(OP, "new", new)?;
+    let [_, width] = dims(OP, "table", table)?;
     expect_float(OP, "pool", pool)?;
     expect_dtype(OP, "new", new, pool.dtype())?;
     expect_shape(OP, "new", new, &[rows, n_tokens, n_heads * dim])?;
+    expect_dtype(OP, "table", table, Dtype::U32)?;
+    expect_shape(OP, "table", table, &[rows, width])?;
     expect_dtype(OP, "slots", slots, Dtype::U32)?;
-    expect_shape(OP, "slots", slots, &[rows, n_tokens])
+    expect_shape(OP, "slots", slots, &[rows, n_tokens])?;
+    expect_dtype(OP, "begins", begins, Dtype::I32)?;
+    expect_shape(OP, "begins", begins, &[rows])?;
+    Ok(slots)
 }
 
 /// What comes out.
@@ -132,7 +166,8 @@ struct Sizes {
 
 impl SelfAttention<'_> {
     /// Extends the cache and attends over it, in the fastest form that this backend has. A cache
-    /// that nothing else holds is written in place.
+    /// that nothing else holds is written in place; on CUDA pools are, whoever holds them, and
+    /// must not be extended again before the result is evaluated.
     ///
     /// # Errors
     /// Shapes or dtypes do not fit each other, or the cache has no room for the new tokens.
@@ -140,6 +175,7 @@ impl SelfAttention<'_> {
         let sizes = self.check(&cache)?;
         match Device::current_backend() {
             Backend::Cpu => cpu::run(self, cache, sizes),
+            Backend::Cuda if matches!(self.layout, Layout::Blocks { .. }) => cuda::run(self, cache),
             Backend::Cuda | Backend::Metal => twin::run(self, cache, |h| h.turn(), |a| a.run()),
         }
     }
@@ -183,7 +219,9 @@ impl SelfAttention<'_> {
         }
         match self.layout {
             Layout::Rows { .. } => self.check_rows(keys, q)?,
-            Layout::Blocks { table, slots } => {
+            Layout::Blocks { table, slots, begins } => {
+                expect_dtype(OP, "begins", begins, Dtype::I32)?;
+                expect_shape(OP, "begins", begins, &[q.rows])?;
                 let [_, width] = dims(OP, "table", table)?;
                 expect_dtype(OP, "table", table, Dtype::U32)?;
                 expect_shape(OP, "table", table, &[q.rows, width])?;
@@ -223,4 +261,23 @@ impl SelfAttention<'_> {
             }
         }
     }
+}
+
+/// The queries over keys and values that are laid out as rows `[B, K, T, D]`.
+fn attend_over_rows(
+    a: &SelfAttention<'_>,
+    q: &Array,
+    keys: &Array,
+    values: &Array,
+) -> Result<Array> {
+    let attention = Attention {
+        q,
+        kv: Kv::Rows { keys, values, first_key: 0 },
+        scale: a.scale,
+        positions: a.q.positions,
+        window: a.window,
+        sinks: a.sinks,
+        masks: a.masks,
+    };
+    attention.run()
 }

@@ -1,7 +1,7 @@
 //! Blocks of a pool that come, go and stay: against the twin, and against lists.
 
 use kernels::blocks;
-use kernels::self_attention::{NOWHERE, write_slots, write_slots_reference};
+use kernels::self_attention::{Layout, NOWHERE, extend, extend_reference};
 use mlx::{Array, Backend, Dtype};
 
 use crate::{Values, address, device};
@@ -51,7 +51,10 @@ fn a_pool_that_nothing_else_holds_is_written_in_place() {
     let pool = blocks::write(pool, &new, &[7]).unwrap();
     let tokens = Array::full(&[1, 2, 15], 3.0, Dtype::F32).unwrap();
     let slots = Array::from_slice(&[9u32, 4], &[1, 2]).unwrap();
-    let pool = write_slots(pool, &tokens, &slots).unwrap();
+    let table = Array::from_slice(&[2u32, 1], &[1, 2]).unwrap();
+    let begins = Array::from_slice(&[0], &[1]).unwrap();
+    let layout = Layout::Blocks { table: &table, slots: &slots, begins: &begins };
+    let pool = extend(pool, &tokens, layout).unwrap().pool;
     let (after, pool) = address(pool);
     assert_eq!(before, after);
     let held = pool.clone();
@@ -63,18 +66,38 @@ fn a_pool_that_nothing_else_holds_is_written_in_place() {
 #[test]
 fn tokens_go_to_their_slots_and_some_nowhere() {
     let _device = device();
-    let mut values = Values(2);
-    let pool = values.array(&[3, 4, 2, 5], |x| x);
-    let new = values.array(&[2, 3, 10], |x| x);
-    let slots = Array::from_slice(&[0, 9, NOWHERE, 4, NOWHERE, 7], &[2, 3]).unwrap();
-    let known = |x: &Array| numbers(x)[..110].to_vec(); // Nothing is known of the last slot.
-    let mut wanted = known(&pool);
-    for (tokens, slot) in [(0, 0), (1, 9), (3, 4), (5, 7)] {
-        wanted[slot * 10..][..10].copy_from_slice(&numbers(&new)[tokens * 10..][..10]);
+    for (dtype, dim) in [(Dtype::F32, 5), (Dtype::Bf16, 6), (Dtype::F16, 24), (Dtype::Bf16, 64)] {
+        let mut values = Values(2);
+        let size = 2 * dim as usize;
+        let pool = values.array(&[5, 4, 2, dim], |x| x).astype(dtype).unwrap();
+        let new = values.array(&[2, 3, 2 * dim], |x| x).astype(dtype).unwrap();
+        mlx::eval([&pool, &new]).unwrap();
+        // Row 0 has tokens 0..3 in block 1, the third of them known; row 1 tokens 3..6 in blocks 3
+        // and 0, the second of them nowhere.
+        let slots = Array::from_slice(&[4, 5, NOWHERE, 15, NOWHERE, 1], &[2, 3]).unwrap();
+        let table = Array::from_slice(&[1u32, 2, 3, 0], &[2, 2]).unwrap();
+        let begins = Array::from_slice(&[0, 3], &[2]).unwrap();
+        let layout = Layout::Blocks { table: &table, slots: &slots, begins: &begins };
+        let known = |x: &Array| numbers(x)[..19 * size].to_vec(); // The last slot is nobody's.
+        let mut wanted = known(&pool);
+        for (token, slot) in [(0, 4), (1, 5), (3, 15), (5, 1)] {
+            wanted[slot * size..][..size].copy_from_slice(&numbers(&new)[token * size..][..size]);
+        }
+        assert_eq!(known(&extend_reference(&pool, &new, layout).unwrap()), wanted);
+        let made = extend(pool, &new, layout).unwrap();
+        if let Some(rows) = &made.rows {
+            rows.eval().unwrap();
+            let laid_out = blocks::laid_out(&made.pool, &table).unwrap();
+            for (row, end) in [(0, 3), (1, 6)] {
+                let part = |x: &Array| {
+                    let own = x.slice_axis(0, row..row + 1).unwrap();
+                    numbers(&own.slice_axis(2, 0..end).unwrap())
+                };
+                assert_eq!(part(rows), part(&laid_out), "{dtype}, row {row}");
+            }
+        }
+        assert_eq!(known(&made.pool), wanted, "{dtype}");
     }
-    let twin = write_slots_reference(pool.clone(), &new, &slots).unwrap();
-    assert_eq!(known(&twin), wanted);
-    assert_eq!(known(&write_slots(pool, &new, &slots).unwrap()), wanted);
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn in_blocks_as_in_rows_and_as_in_the_twin() {
             let at = Positions::Rows { positions: &positions, lengths: None };
             let in_rows = weights.call(&tokens, at, Some(&begins), &masks);
             let slots = blocks.slots(begins, n, n_known);
-            let layout = Layout::Blocks { table: &table, slots: &slots };
+            let layout = Layout::Blocks { table: &table, slots: &slots, begins: &positions };
             let in_blocks = SelfAttention { layout, ..in_rows };
             let (found, wanted) = (in_blocks.run(first).unwrap(), in_blocks.reference(second));
             let (wanted, of_rows) = (wanted.unwrap(), in_rows.run(rows).unwrap());
@@ -251,7 +251,8 @@ fn slots_that_are_none_or_meet_are_refused() {
     let table = Blocks::new().table();
     let floats = table.astype(Dtype::F32).unwrap();
     let call = |table, slots: &Array| {
-        let layout = Layout::Blocks { table, slots };
+        let begins = Array::from_slice(&[0, 0], &[2]).unwrap();
+        let layout = Layout::Blocks { table, slots, begins: &begins };
         let a = weights.call(&tokens, Positions::Same(0), None, &masks);
         SelfAttention { layout, ..a }.run(Cache { keys: pool(), values: pool() })
     };

@@ -78,7 +78,7 @@ fn check_two_rows(
         let ids = Array::from_slice(&ids, &[2, n as i32]).unwrap();
         let step = Step::ragged(&at.map(|n| n as i32), &lengths.map(|n| n as i32)).unwrap();
         let step = match over_blocks {
-            true => step.over_blocks(pools.tables(&at, &lengths, 0)),
+            true => step.over_blocks(pools.tables(&at, &lengths, 0)).unwrap(),
             false => step,
         };
         let hidden = loaded.model.forward(&ids, &step, &mut pools.states).unwrap();

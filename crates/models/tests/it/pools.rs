@@ -78,7 +78,7 @@ impl Pools {
         captures: &[i32],
     ) -> Vec<f32> {
         let tables = self.tables(&[position], &[tokens.len()], written);
-        let step = Step::new(position as i32, tokens.len() as i32).over_blocks(tables);
+        let step = Step::new(position as i32, tokens.len() as i32).over_blocks(tables).unwrap();
         let step = step.capturing(captures.to_vec());
         let ids = Array::from_slice(tokens, &[1, tokens.len() as i32]).unwrap();
         let hidden = loaded.model.forward(&ids, &step, &mut self.states).unwrap();
