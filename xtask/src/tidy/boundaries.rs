@@ -17,6 +17,8 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("cli", "mlx-sys", "a fault of the device must not end the process the user talks to"),
     ("server", "mlx-sys", "a fault of the device must not end the server"),
     ("hub", "mlx-sys", "models are listed and checked without MLX"),
+    ("kvstore", "mlx-sys", "the command line looks into the cache's files without MLX"),
+    ("kvstore", "tokio", "its callers bring the threads"),
     ("protocol", "tokenizers", "the protocol carries token ids, never text"),
     ("models", "kvcache", "models know nothing of the cache"),
     ("models", "scheduler", "models know nothing of the scheduler"),
