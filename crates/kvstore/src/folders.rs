@@ -2,7 +2,8 @@
 //!
 //! A folder belongs to the process that has locked its file `lock`. The root's own `lock` is held
 //! for moments by who makes, looks at or deletes folders, so that none is deleted between being
-//! made and being locked.
+//! made and being locked. A process that is being started shares the locks of the one that starts
+//! it until its program runs; a lock that was just given back may then seem to be held.
 
 use std::fs::{self, File, TryLockError};
 use std::io;

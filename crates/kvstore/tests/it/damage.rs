@@ -58,7 +58,9 @@ fn damages(bytes: &[u8]) -> Vec<Vec<u8>> {
 
 /// Opens, and reads all that is there: what was written, or an error. How many reads were right.
 fn check(files: Forgetful, written: &[Found]) -> usize {
-    let (store, found) = open_in(files, PLENTY);
+    let (store, found) = open_in(files.clone(), PLENTY);
+    let index_bytes = content(&files, "index").len() as u64;
+    assert_eq!(index_bytes, store.stats().index_bytes, "a torn end is cut off");
     assert!(found.iter().all(|found| written.contains(found)), "{found:?}");
     let mut n_right = 0;
     for (id, offset, piece_idx, n) in [(1, 0, 0, 9), (2, 0, 0, 5), (2, 5, 1, 8), (3, 0, 0, 4)] {
@@ -145,6 +147,42 @@ fn an_extent_of_another_fingerprint_or_id_is_not_read() {
     assert_eq!(found.len(), 4);
     assert!(matches!(read(&store, place(5, 0, 5)), Err(Error::Corrupt { .. })));
     assert_eq!(store.stats().n_corrupt, 1);
+}
+
+#[test]
+fn a_whole_file_that_is_not_the_one_that_the_index_means_is_not_read() {
+    let (files, _) = folder();
+    let elsewhere = Forgetful::new(4);
+    let (store, _) = open_in(elsewhere.clone(), PLENTY);
+    write(&store, 2, &[1], 0, &[piece(9, 0, 5), piece(9, 1, 8)]).unwrap();
+    let (store, found) = open_in(with(&files, EXTENT, &content(&elsewhere, EXTENT)), PLENTY);
+    assert_eq!(found.len(), 3);
+    assert!(matches!(read(&store, place(2, 0, 5)), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn entries_of_an_earlier_index_are_none_of_the_later_ones() {
+    let files = Forgetful::new(1);
+    let (store, _) = open_in(files.clone(), PLENTY);
+    // Entries of one length: those of both indexes begin at the same places.
+    let tokens = |id: u64| [vec![id as u32], vec![0; 500]].concat();
+    let (mut id, mut earlier) = (0, content(&files, "index"));
+    while store.stats().index_bytes >= earlier.len() as u64 {
+        earlier = content(&files, "index");
+        write(&store, id, &tokens(id), 0, &[piece(id, 0, 4)]).unwrap();
+        if id % 2 == 1 && id > 1 {
+            earlier = content(&files, "index");
+            store.remove(&[ExtentId(id - 2), ExtentId(id - 3)]).unwrap();
+        }
+        id += 1;
+    }
+    drop(store);
+    let later = content(&files, "index");
+    let mixed = [&later[..], &earlier[later.len()..]].concat();
+    let (store, found) = open_in(with(&files, "index", &mixed), PLENTY);
+    assert_eq!(found.iter().map(|f| f.id.0).collect::<Vec<_>>(), [id - 2, id - 1]);
+    assert_eq!(store.opening().n_torn_bytes, (earlier.len() - later.len()) as u64);
+    assert_eq!(store.opening().n_lost, 0);
 }
 
 #[test]

@@ -128,3 +128,32 @@ fn a_flush_deletes_what_is_chosen_and_not_in_use_and_follows_no_links() {
     assert!(outside.join("index").exists());
     assert_eq!(open(&root).unwrap().1.count(), 0, "a deleted folder can be made again");
 }
+
+#[test]
+fn many_threads_read_while_extents_come_and_go() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, _) = open(root.path()).unwrap();
+    let pieces = |id: u64| (0..3).map(|k| piece(id, k, 700)).collect::<Vec<_>>();
+    // More than stay open.
+    for id in 0..24 {
+        write(&store, id, &[id as u32], 0, &pieces(id)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        for reader in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for k in 0..600 {
+                    let (id, piece_idx) = ((k * 7 + reader) % 24, k % 3);
+                    let bytes = read(store, place(id, 700 * piece_idx, 700)).unwrap();
+                    assert!(bytes == piece(id, piece_idx, 700));
+                }
+            });
+        }
+        for id in 24..40 {
+            write(&store, id, &[id as u32], 0, &pieces(id)).unwrap();
+            store.remove(&[kvcache::ExtentId(id)]).unwrap();
+            assert!(matches!(read(&store, place(id, 0, 700)), Err(Error::Invalid { .. })));
+        }
+    });
+    assert_eq!(store.stats().n_read_bytes, 4 * 600 * 700);
+}

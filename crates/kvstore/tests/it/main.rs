@@ -8,8 +8,6 @@ mod damage;
 mod folders;
 #[path = "../../examples/fuzz/forgetful.rs"]
 mod forgetful;
-#[cfg(unix)]
-mod killed;
 mod restart;
 mod room;
 

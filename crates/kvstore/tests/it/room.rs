@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use kvcache::{ExtentId, Token};
 use kvstore::Error;
+use kvstore::files::Files;
 
 use crate::forgetful::{Fault, Forgetful};
 use crate::{PLENTY, open_in, piece, place, read, write};
@@ -68,6 +69,8 @@ fn an_error_of_an_extents_file_costs_that_extent_and_one_of_the_index_all_writin
         files.fail_after(Some((left as usize, Fault::Once(ErrorKind::Other))));
         assert!(matches!(write(&store, 2, &[3], 0, &[piece(2, 0, 30)]), Err(Error::Io { .. })));
         assert_eq!(store.stats().is_latched, is_latched, "{left}");
+        let names = files.names().unwrap().into_iter().map(|(name, _)| name);
+        assert_eq!(names.filter(|name| name.ends_with(".extent")).count(), 1, "{left}");
         let next = write(&store, 3, &[4], 0, &[piece(3, 0, 30)]);
         match is_latched {
             true => assert!(matches!(next, Err(Error::Latched))),

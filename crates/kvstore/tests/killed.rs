@@ -1,18 +1,25 @@
 //! Real processes, killed at any time.
+//!
+//! These tests are a program of their own and take turns: a process that is being started has, for
+//! a moment, the locks of the one that starts it.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use kvcache::{ExtentId, Place};
 use kvstore::{Error, Store};
 
-use crate::PLENTY;
-use crate::forgetful::Rng;
-
-#[path = "../../examples/killed/contents.rs"]
+#[path = "../examples/killed/contents.rs"]
 mod contents;
+
+const PLENTY: u64 = 1 << 40;
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Cargo builds a package's examples together with its tests.
 fn writer() -> PathBuf {
@@ -51,19 +58,24 @@ fn check(root: &Path) -> BTreeSet<u64> {
 
 #[test]
 fn what_a_killed_process_acknowledged_is_there_and_whole() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
-    let mut rng = Rng(11);
+    let mut state = 11u64;
+    let mut draw = |n: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % n
+    };
     let mut there = BTreeSet::new();
     for _ in 0..30 {
         let (mut child, mut lines) = start(dir.path());
-        let n_lines = 1 + rng.below(25);
+        let n_lines = 1 + draw(25);
         let mut said = Vec::new();
         for _ in 0..n_lines {
             let mut line = String::new();
             lines.read_line(&mut line).unwrap();
             said.push(line);
         }
-        (0..rng.below(200_000)).for_each(|_| std::hint::spin_loop());
+        (0..draw(200_000)).for_each(|_| std::hint::spin_loop());
         child.kill().unwrap();
         child.wait().unwrap();
         said.extend(lines.lines().map(Result::unwrap));
@@ -86,6 +98,7 @@ fn what_a_killed_process_acknowledged_is_there_and_whole() {
 
 #[test]
 fn a_folder_that_another_process_has_is_locked_until_it_ends() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let (mut child, mut lines) = start(dir.path());
     lines.read_line(&mut String::new()).unwrap();
