@@ -111,6 +111,12 @@ impl From<PullError> for Failure {
     }
 }
 
+impl From<kvstore::Error> for Failure {
+    fn from(error: kvstore::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
 impl From<BackendError> for Failure {
     fn from(error: BackendError) -> Self {
         Self::new(error.to_string()).with_hint_of(error.hint())

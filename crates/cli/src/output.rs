@@ -2,7 +2,7 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::failure::{Failure, Result};
 
@@ -120,6 +120,18 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// How long ago that was, in whole units.
+pub fn age(at: SystemTime, now: SystemTime) -> String {
+    let s = now.duration_since(at).unwrap_or_default().as_secs();
+    let (n, unit) = match s {
+        0..60 => return "just now".to_owned(),
+        60..3600 => (s / 60, "minute"),
+        3600..86400 => (s / 3600, "hour"),
+        _ => (s / 86400, "day"),
+    };
+    format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" })
+}
+
 /// A table with columns as wide as they need to be.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -152,6 +164,21 @@ mod tests {
         ] {
             assert_eq!(bytes(n), text);
         }
+    }
+
+    #[test]
+    fn ages_are_whole_units() {
+        for (s, text) in [
+            (59, "just now"),
+            (60, "1 minute ago"),
+            (7199, "1 hour ago"),
+            (86400 * 40, "40 days ago"),
+        ] {
+            let now = SystemTime::now();
+            assert_eq!(age(now - Duration::from_secs(s), now), text);
+        }
+        let now = SystemTime::now();
+        assert_eq!(age(now + Duration::from_secs(5), now), "just now", "a clock that runs ahead");
     }
 
     #[test]

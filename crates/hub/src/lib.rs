@@ -31,5 +31,5 @@ pub use pull::{
     PullOptions, Pulled, Puller, Revision, Watch, parse_reference,
 };
 pub use remove::Removable;
-pub use store::{DEMO, Entry, Hub, Model, data_dir};
+pub use store::{DEMO, Entry, Hub, Model, cache_dir, data_dir};
 pub use weights::Weights;

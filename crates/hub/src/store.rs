@@ -64,6 +64,11 @@ pub fn data_dir() -> Result<PathBuf, HubError> {
     }
 }
 
+/// Where runners keep what the prefix cache has on disk: `cache` in the data folder.
+pub fn cache_dir() -> Result<PathBuf, HubError> {
+    Ok(data_dir()?.join("cache"))
+}
+
 impl Hub {
     /// The store under a data folder, with the places where the demo may be, best first.
     pub fn new(data_dir: &Path, demo_dirs: Vec<PathBuf>) -> Self {

@@ -180,7 +180,8 @@ fn fill(stats: &mut FolderStats, folder: PathBuf) -> std::result::Result<(), Str
     let fingerprint = read_fingerprint(&files).map_err(|e| format!("its fingerprint: {e}"))?;
     let fingerprint = fingerprint.filter(|known: &Fingerprint| known.folder() == stats.folder);
     let fingerprint = fingerprint.ok_or("its fingerprint is damaged")?;
-    stats.label = fingerprint.label().to_owned();
+    // It may be shown on a terminal.
+    stats.label = fingerprint.label().replace(char::is_control, "?");
     stats.fingerprint = fingerprint.text().to_owned();
     let handle = files.open(log::NAME).map_err(|e| format!("its index: {e}"))?;
     let found = Log::read(handle, fingerprint.hash()).map_err(|e| format!("its index: {e}"))?;

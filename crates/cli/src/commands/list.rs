@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::commands::pull::place;
 use crate::failure::Result;
-use crate::output::{Output, bytes, say, table};
+use crate::output::{Output, age, bytes, say, table};
 
 /// List the models there are
 #[derive(Debug, Args)]
@@ -102,37 +102,5 @@ impl Line {
             "modified_unix_s": since_1970.map(|duration| duration.as_secs()),
             "problem": self.facts.as_ref().err().map(ToString::to_string),
         })
-    }
-}
-
-fn age(at: SystemTime, now: SystemTime) -> String {
-    let s = now.duration_since(at).unwrap_or_default().as_secs();
-    let (n, unit) = match s {
-        0..60 => return "just now".to_owned(),
-        60..3600 => (s / 60, "minute"),
-        3600..86400 => (s / 3600, "hour"),
-        _ => (s / 86400, "day"),
-    };
-    format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn ages_are_whole_units() {
-        for (s, text) in [
-            (59, "just now"),
-            (60, "1 minute ago"),
-            (7199, "1 hour ago"),
-            (86400 * 40, "40 days ago"),
-        ] {
-            let now = SystemTime::now();
-            assert_eq!(age(now - Duration::from_secs(s), now), text);
-        }
-        let now = SystemTime::now();
-        assert_eq!(age(now + Duration::from_secs(5), now), "just now", "a clock that runs ahead");
     }
 }

@@ -1,11 +1,11 @@
-//! `offshoot cache`: what the prefix cache is worth.
+//! `offshoot cache simulate`: what the prefix cache is worth.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Subcommand};
 use kvcache::Policy;
 use kvcache::simulate::replay::{Figures, replay};
 use kvcache::simulate::trace::Trace;
@@ -15,21 +15,9 @@ use serde_json::json;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 
-/// Look into the prefix cache
-#[derive(Debug, Args)]
-pub struct Cache {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Simulate(Simulate),
-}
-
 /// Replay a trace of requests through the cache's own code and count hits
 #[derive(Debug, Args)]
-struct Simulate {
+pub struct Simulate {
     /// Trace in Mooncake's format: one JSON object a line, with `hash_ids`, one id per block of the
     /// prompt; `-` is standard input
     #[arg(long, value_name = "FILE")]
@@ -61,17 +49,9 @@ struct Request {
     hash_ids: Vec<u64>,
 }
 
-impl Cache {
+impl Simulate {
     /// Runs the command.
     pub fn execute(self, out: &mut Output) -> Result<()> {
-        match self.command {
-            Command::Simulate(command) => command.execute(out),
-        }
-    }
-}
-
-impl Simulate {
-    fn execute(self, out: &mut Output) -> Result<()> {
         let trace = if self.trace == Path::new("-") {
             read(std::io::stdin().lock(), "standard input")?
         } else {
