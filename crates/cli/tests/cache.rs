@@ -1,24 +1,39 @@
 //! `offshoot cache stats` and `flush`, over folders that a store has written. No runner takes part.
+//!
+//! These tests take turns: a process that is being started has, for a moment, the locks of the one
+//! that starts it.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvcache::{Class, ExtentId, Ns, Record};
 use kvstore::{Fingerprint, Store};
 use serde_json::{Value, json};
 
-/// A data folder with what two models have cached.
-struct Home(tempfile::TempDir);
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A data folder, and the turn of the test that has it.
+struct Home {
+    dir: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
 
 fn fingerprint(label: &str) -> Fingerprint {
     Fingerprint::new(label, [("weights", label), ("dtype", "bf16")])
 }
 
 impl Home {
+    fn empty() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { dir: tempfile::tempdir().unwrap(), _turn: turn }
+    }
+
+    /// With what two models have cached.
     fn new() -> Self {
-        let home = Self(tempfile::tempdir().unwrap());
+        let home = Self::empty();
         for (label, n_extents) in [("acme/tiny", 2), ("demo", 1)] {
             let store = home.open(label);
             for id in 0..n_extents {
@@ -31,7 +46,7 @@ impl Home {
     }
 
     fn root(&self) -> PathBuf {
-        self.0.path().join("cache")
+        self.dir.path().join("cache")
     }
 
     fn open(&self, label: &str) -> Store {
@@ -40,16 +55,12 @@ impl Home {
 
     /// Exit code, standard output and standard error.
     fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
-        run(self.0.path(), args)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offshoot"));
+        command.env_remove("OFFSHOOT_JSON").env("OFFSHOOT_HOME", self.dir.path());
+        let output = command.arg("cache").args(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
     }
-}
-
-fn run(home: &Path, args: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_offshoot"));
-    command.env_remove("OFFSHOOT_JSON").env("OFFSHOOT_HOME", home).arg("cache").args(args);
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 #[test]
@@ -80,7 +91,7 @@ fn stats_say_what_is_cached_of_each_model() {
         "n_extents": 2,
         "n_tokens": 30,
         // Headers of 64 bytes; the index has 44 and two entries of 12 + 46 and 10 tokens each.
-        "size_bytes": 2 * 964 + 44 + 2 * 98 + 53,
+        "size_bytes": 2 * 964 + 44 + 2 * 98 + 52,
         "last_used_unix_s": entry["last_used_unix_s"],
         "in_use": false,
         "problem": null,
@@ -91,19 +102,19 @@ fn stats_say_what_is_cached_of_each_model() {
 
 #[test]
 fn an_empty_cache_and_a_broken_folder_are_told_apart() {
-    let home = tempfile::tempdir().unwrap();
-    let (code, stdout, stderr) = run(home.path(), &["stats"]);
+    let home = Home::empty();
+    let (code, stdout, stderr) = home.run(&["stats"]);
     assert_eq!((code, stdout.as_str()), (Some(0), ""));
     assert!(stderr.contains("nothing is cached in"), "{stderr}");
-    assert_eq!(run(home.path(), &["stats", "--json"]).1, "[]\n");
-    let (code, _, stderr) = run(home.path(), &["flush", "--all"]);
+    assert_eq!(home.run(&["stats", "--json"]).1, "[]\n");
+    let (code, _, stderr) = home.run(&["flush", "--all"]);
     assert!(code == Some(0) && stderr.contains("nothing is cached"), "{stderr}");
-    let broken = home.path().join("cache").join("0".repeat(32));
+    let broken = home.root().join("0".repeat(32));
     std::fs::create_dir_all(&broken).unwrap();
-    let (code, stdout, stderr) = run(home.path(), &["stats"]);
+    let (code, stdout, stderr) = home.run(&["stats"]);
     assert!(code == Some(0) && stdout.contains("broken"), "{stdout}");
     assert!(stderr.contains("warning: 00000000"), "{stderr}");
-    assert_eq!(run(home.path(), &["flush", "000"]).0, Some(0));
+    assert_eq!(home.run(&["flush", "000"]).0, Some(0));
     assert!(!broken.exists());
 }
 
