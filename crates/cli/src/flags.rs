@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use hub::ModelFolder;
-use protocol::{CacheSettings, InvalidField, Sampling};
+use protocol::{CacheSettings, DiskSettings, InvalidField, Sampling};
 use serde_json::{Map, Value};
 use server::backend::Asked;
 
@@ -52,12 +52,23 @@ pub struct CacheFlags {
     /// Memory of the host for what a GPU's has no room for (default: a quarter of what is free)
     #[arg(long, env = "OFFSHOOT_CACHE_HOST_MEMORY", value_name = "SIZE", value_parser = parse_size)]
     pub cache_host_memory: Option<u64>,
+    /// Files of each model that survive the program; 0: none (default: a quarter of what is free,
+    /// at most 16GiB)
+    #[arg(long, env = "OFFSHOOT_CACHE_DISK", value_name = "SIZE", value_parser = parse_size)]
+    pub cache_disk: Option<u64>,
 }
 
 impl CacheFlags {
-    /// What a runner is told.
-    pub fn settings(&self) -> CacheSettings {
-        CacheSettings { device_bytes: self.cache_memory, host_bytes: self.cache_host_memory }
+    /// What a runner is told of a model that people call so.
+    pub fn settings(&self, model: &str) -> CacheSettings {
+        let folder = hub::cache_dir().ok().and_then(|folder| folder.to_str().map(str::to_owned));
+        let disk = folder.filter(|_| self.cache_disk != Some(0));
+        let disk = disk.map(|folder| DiskSettings {
+            folder,
+            label: model.to_owned(),
+            bytes: self.cache_disk,
+        });
+        CacheSettings { device_bytes: self.cache_memory, host_bytes: self.cache_host_memory, disk }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use kvcache::Cause;
 use mlx::{Backend, Device};
@@ -12,7 +13,7 @@ use protocol::{
     LoadRequest, LogitsRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
 };
 
-use crate::cache::PrefixCache;
+use crate::cache::{Folder, PrefixCache};
 use crate::found::told;
 use crate::sequence::{Drawn, Sequence};
 use crate::{Error, Result, bench, memory};
@@ -28,7 +29,11 @@ const PREFILL_CHUNK_TOKENS_GPU: usize = 2048;
 /// A request waits for one that is computing so much of its prompt.
 const WORTH_WAITING_TOKENS: usize = 64;
 /// Bytes that are copied to the next tier between two steps, and a little more.
-const COPY_BYTES: u64 = 4 << 20;
+const COPY_BYTES: u64 = 16 << 20;
+/// Between two such copies while requests run.
+const COPY_PAUSE: Duration = Duration::from_secs(2);
+/// How long to wait for a disk when there is nothing else to do.
+const IDLE_PATIENCE: Duration = Duration::from_millis(20);
 /// Rows of logits that exist at a time: with the vocabularies of today more than a hundred MiB.
 const LOGITS_ROWS: usize = 256;
 
@@ -46,6 +51,8 @@ pub struct Engine {
     device: Device,
     loaded: Loaded,
     cache: PrefixCache,
+    /// When something was last copied to another tier.
+    copied: Instant,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
 }
@@ -116,9 +123,11 @@ impl Engine {
         for note in &loaded.notes {
             eprintln!("{note}");
         }
-        let budgets = memory::budgets(&device, &request.cache)?;
-        let cache = PrefixCache::new(&loaded, budgets)?;
-        Ok(Self { device, loaded, cache, waiting: VecDeque::new(), running: Vec::new() })
+        let folder = Folder::of(&request.cache, &request.source, &loaded.info);
+        let budgets = memory::budgets(&device, &request.cache, folder.as_ref())?;
+        let cache = PrefixCache::new(&loaded, budgets, folder)?;
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Ok(Self { device, loaded, cache, copied: Instant::now(), waiting, running })
     }
 
     /// Facts about the model.
@@ -218,7 +227,7 @@ impl Engine {
         while let Some(sequence) = self.running.get_mut(i) {
             let result = match sequence.is_prefilling() {
                 false => decode(sequence, loaded, cache, emit),
-                true if std::mem::take(&mut may_prefill) => {
+                true if !sequence.waits(cache) && std::mem::take(&mut may_prefill) => {
                     prefill(sequence, loaded, cache, chunk_tokens, emit)
                 }
                 true => Ok(ControlFlow::Continue(())),
@@ -241,8 +250,22 @@ impl Engine {
                 }
             }
         }
+        let is_idle = self.running.is_empty() && self.waiting.is_empty();
+        Ok(self.copy_down(is_idle)? || !is_idle)
+    }
+
+    /// Copies what is new to other tiers: all of it when nothing else is to be done, now and then a
+    /// part of it otherwise, because what is copied in small parts is slow to bring back. Returns
+    /// whether there is more.
+    fn copy_down(&mut self, is_idle: bool) -> Result<bool> {
+        if !is_idle && self.copied.elapsed() < COPY_PAUSE {
+            let waits = self.running.iter().all(|sequence| sequence.waits(&self.cache));
+            return self.cache.poll(if waits { IDLE_PATIENCE } else { Duration::ZERO });
+        }
+        self.copied = Instant::now();
         let has_copied = self.cache.copy_down(COPY_BYTES)?;
-        Ok(has_copied || !self.running.is_empty() || !self.waiting.is_empty())
+        let patience = if is_idle && !has_copied { IDLE_PATIENCE } else { Duration::ZERO };
+        Ok(self.cache.poll(patience)? || has_copied)
     }
 
     /// Begins requests in the order of their arrival, as long as there is room. One that would

@@ -8,6 +8,7 @@ use mlx::{Backend, Device};
 use protocol::CacheSettings;
 
 use crate::Result;
+use crate::cache::Folder;
 
 /// Bytes that can be allocated now; none where nobody can tell.
 pub(crate) fn available_bytes() -> Result<Option<u64>> {
@@ -26,7 +27,12 @@ pub(crate) fn available_bytes() -> Result<Option<u64>> {
 
 /// Bytes for the tiers of the cache after a model is loaded. What nobody set is a share of what is
 /// free: the rest is for the passes themselves and for other programs.
-pub(crate) fn budgets(device: &Device, settings: &CacheSettings) -> Result<Budgets> {
+pub(crate) fn budgets(
+    device: &Device,
+    settings: &CacheSettings,
+    folder: Option<&Folder>,
+) -> Result<Budgets> {
+    let on_disk = folder.map_or(0, Folder::budget_bytes);
     let free = available_bytes()?.unwrap_or(MIN_CACHE_BYTES);
     let (device_share, host_share) = match device.backend() {
         Backend::Cpu => (0.5, 0.0),
@@ -41,7 +47,7 @@ pub(crate) fn budgets(device: &Device, settings: &CacheSettings) -> Result<Budge
         Backend::Cuda => settings.host_bytes.unwrap_or(share(of_host, host_share)),
         Backend::Cpu | Backend::Metal => settings.host_bytes.unwrap_or(0),
     };
-    Ok(Budgets([on_device, on_host, 0]))
+    Ok(Budgets([on_device, on_host, on_disk]))
 }
 
 /// Where nobody can tell what is free.

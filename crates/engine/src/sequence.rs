@@ -72,12 +72,17 @@ impl Sequence {
         let seams = self.request.boundaries.iter().map(boundary).collect::<Vec<_>>();
         let captures = plan_captures(&found, &seams, cache.is_tight()).into();
         self.seat = Some(Seat { seq, captures });
-        (self.n_cached, self.position) = (found.usable, found.usable);
+        self.position = found.usable;
         Ok(Ok(found))
     }
 
     pub fn is_prefilling(&self) -> bool {
         self.prefilled.is_none()
+    }
+
+    /// Whether it can do nothing before bytes come from another tier.
+    pub fn waits(&self, cache: &PrefixCache) -> bool {
+        self.seat.as_ref().is_some_and(|seat| cache.position(seat.seq).is_none())
     }
 
     /// Tokens of the prompt whose state exists.
@@ -97,9 +102,11 @@ impl Sequence {
         cache: &mut PrefixCache,
         chunk_tokens: usize,
     ) -> Result<()> {
-        self.started.get_or_insert_with(Instant::now);
         let seq = self.seq();
         let Some(position) = cache.position(seq) else { return Ok(()) };
+        if self.started.is_none() {
+            (self.started, self.n_cached) = (Some(Instant::now()), position.at);
+        }
         let (begun, at) = (Instant::now(), position.at);
         let chunk_end = (at / chunk_tokens + 1) * chunk_tokens;
         let end = at + cache.reserve(seq, self.request.prompt.len().min(chunk_end) - at)?;

@@ -5,13 +5,27 @@ use serde::{Deserialize, Serialize};
 use crate::request::RequestId;
 
 /// What a model's cache may hold. `None` leaves it to the runner, which measures.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(proptest_derive::Arbitrary))]
 pub struct CacheSettings {
     /// Bytes of keys, values and states on the device, those of running requests included.
     pub device_bytes: Option<u64>,
     /// Bytes of copies in the host's memory, where the device has memory of its own.
     pub host_bytes: Option<u64>,
+    /// Where copies survive the process; `None`: nowhere.
+    pub disk: Option<DiskSettings>,
+}
+
+/// Copies in storage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(proptest_derive::Arbitrary))]
+pub struct DiskSettings {
+    /// Absolute path of the folder with those of all models.
+    pub folder: String,
+    /// What people call this model.
+    pub label: String,
+    /// Most bytes of files for this model; `None` leaves it to the runner.
+    pub bytes: Option<u64>,
 }
 
 /// Where a prompt has a seam: other prompts may have the same beginning up to there.

@@ -19,7 +19,9 @@ mod quantize;
 mod request;
 mod sampling;
 
-pub use cache::{Boundary, BoundaryKind, CacheMatch, CacheSettings, CacheTier, MissCause};
+pub use cache::{
+    Boundary, BoundaryKind, CacheMatch, CacheSettings, CacheTier, DiskSettings, MissCause,
+};
 pub use frame::{FrameError, MAX_FRAME_BYTES, read_frame, write_frame};
 pub use hello::{Hello, HelloError, VERSION, exchange};
 pub use message::{

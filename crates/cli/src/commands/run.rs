@@ -113,7 +113,7 @@ impl Run {
         let model = Model::Folder { name: self.model.clone(), folder };
         let mut session = Session::start(
             source(&model, None)?,
-            self.cache.settings(),
+            self.cache.settings(&self.model),
             &self.backend,
             interrupts,
         )?;

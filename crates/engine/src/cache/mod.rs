@@ -6,19 +6,22 @@
 //! nothing is cached on the device, and the next request is a plain miss.
 
 mod costs;
+mod disk;
 mod pools;
 mod tiers;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvcache::{
     Begun, BlockTable, Budgets, Cache, Capture, Class, Kind, Match, NoRoom, Ns, Op, Policy,
-    Position, SeqId, Tier,
+    Position, SeqId, Tier, TransferId,
 };
 use mlx::Array;
 use models::{Blocks, Loaded, Step};
 
 use self::costs::Measured;
+pub(crate) use self::disk::Folder;
+use self::disk::{Disk, Done};
 use self::pools::{BLOCK_TOKENS, Pools, States};
 use self::tiers::Tiers;
 use crate::{Error, Result};
@@ -28,12 +31,18 @@ const NOWHERE: u32 = kernels::self_attention::NOWHERE;
 /// Blocks by which tables grow, so that their shapes change rarely.
 const TABLE_STRIDE: usize = 16;
 
+/// Time to write what is not on disk yet when a model is unloaded.
+const MAX_SAVE: Duration = Duration::from_secs(3);
+/// Bytes that are copied at once then.
+const SAVE_BYTES: u64 = 64 << 20;
+
 /// One model's cache.
 #[derive(Debug)]
 pub(crate) struct PrefixCache {
     books: Cache,
     pools: Pools,
     tiers: Tiers,
+    disk: Option<Disk>,
     measured: Measured,
     born: Instant,
     /// What is being computed.
@@ -58,19 +67,31 @@ fn slot(table: &BlockTable<'_>, token: usize, written_from: usize) -> u32 {
 }
 
 impl PrefixCache {
-    /// An empty one, with so many bytes for each tier.
+    /// With so many bytes for each tier, and what an earlier process left on disk.
     ///
     /// # Errors
     /// The model remembers nothing.
-    pub fn new(loaded: &Loaded, budgets: Budgets) -> Result<Self> {
+    pub fn new(loaded: &Loaded, mut budgets: Budgets, folder: Option<Folder>) -> Result<Self> {
         let pools = Pools::new(loaded.model.memory(), loaded.info.dtype);
         let pools = pools.ok_or_else(|| Error::caller("the model has no layers that remember"))?;
         let measured = Measured::default();
         let policies = std::array::from_fn(|_| Policy::Hazard.build());
+        let opened = folder.and_then(|folder| Disk::open(&folder.naming_layout(pools.layout())));
+        if opened.is_none() {
+            budgets.0[2] = 0;
+        }
+        let mut books = Cache::new(pools.layout().clone(), budgets, measured.costs(), policies);
+        let disk = opened.map(|(mut disk, found)| {
+            let is_useless =
+                |found: &kvstore::Found| !books.adopt(&found.record, found.id, 0).unwrap_or(false);
+            disk.remove(found.filter(is_useless).map(|found| found.id).collect());
+            disk
+        });
         Ok(Self {
-            books: Cache::new(pools.layout().clone(), budgets, measured.costs(), policies),
+            books,
             tiers: Tiers::new(pools.layout().groups().len()),
             pools,
+            disk,
             measured,
             born: Instant::now(),
             issued: Vec::new(),
@@ -166,15 +187,25 @@ impl PrefixCache {
                     for item in &transfer.items {
                         self.fit(item.group, item.to.0)?;
                     }
-                    let begun = Instant::now();
-                    let is_ok = self.tiers.bring_up(&transfer, &mut self.pools)?;
-                    self.measured.moved(transfer.from, transfer.n_bytes, begun.elapsed());
-                    let ops = self.books.finish(transfer.id, is_ok, self.now());
-                    self.obey(ops)?;
+                    match (transfer.from, &mut self.disk) {
+                        (Tier::Disk, Some(disk)) => disk.read(transfer),
+                        _ => {
+                            let begun = Instant::now();
+                            let is_ok = self.tiers.bring_up(&transfer, &mut self.pools)?;
+                            self.measured.moved(transfer.from, transfer.n_bytes, begun.elapsed());
+                            self.finish(transfer.id, is_ok)?;
+                        }
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// A transfer has ended.
+    fn finish(&mut self, id: TransferId, is_ok: bool) -> Result<()> {
+        let ops = self.books.finish(id, is_ok, self.now());
+        self.obey(ops)
     }
 
     /// Makes room for a block or slot. Pools grow when they are used, not before, so that this may
@@ -408,14 +439,77 @@ impl PrefixCache {
     /// # Errors
     /// MLX refuses an operation.
     pub fn copy_down(&mut self, max_bytes: u64) -> Result<bool> {
+        if self.disk.as_ref().is_some_and(|disk| !disk.has_room()) {
+            return Ok(false);
+        }
         let transfers = self.books.next_copies(max_bytes, self.now());
         let is_any = !transfers.is_empty();
         for transfer in transfers {
-            let is_ok = self.tiers.bring_down(&transfer, &self.pools)?;
-            let ops = self.books.finish(transfer.id, is_ok, self.now());
-            self.obey(ops)?;
+            let pieces = self.tiers.take_down(&transfer, &self.pools)?;
+            let extent = transfer.items.first().and_then(|item| item.place).map(|p| p.extent);
+            match (transfer.to, &mut self.disk, self.books.record(transfer.id), pieces, extent) {
+                (Tier::Disk, Some(disk), Some(record), Some(pieces), Some(extent)) => {
+                    disk.write(transfer.id, extent, record, pieces);
+                }
+                (Tier::Host, _, _, Some(pieces), _) => {
+                    self.tiers.keep(&transfer, pieces);
+                    self.finish(transfer.id, true)?;
+                }
+                _ => self.finish(transfer.id, false)?,
+            }
         }
         Ok(is_any)
+    }
+
+    /// Takes up what the disk has done, for which it waits a while if nothing is there yet. Returns
+    /// whether the disk has done something or has something to do: there may be more to copy then.
+    ///
+    /// # Errors
+    /// MLX refuses an operation, or memory is short.
+    pub fn poll(&mut self, mut patience: Duration) -> Result<bool> {
+        let mut is_any = false;
+        while let Some(done) = self.disk.as_mut().and_then(|disk| disk.next(patience)) {
+            (patience, is_any) = (Duration::ZERO, true);
+            match done {
+                Done::Wrote { id, is_ok, .. } => self.finish(id, is_ok)?,
+                Done::Read { transfer, pieces, took } => {
+                    self.measured.moved(Tier::Disk, transfer.n_bytes, took);
+                    let is_ok = pieces.is_some();
+                    if let Some(pieces) = pieces {
+                        tiers::put_items(&transfer, &pieces, &mut self.pools)?;
+                    }
+                    self.finish(transfer.id, is_ok)?;
+                    if !is_ok {
+                        self.forget_disk();
+                    }
+                }
+            }
+        }
+        let dead = self.books.take_dead_extents();
+        if let Some(disk) = &mut self.disk {
+            disk.remove(dead);
+        }
+        Ok(is_any || self.disk.as_ref().is_some_and(Disk::is_busy))
+    }
+
+    /// A part of it is not what was written: none of it is asked for again.
+    fn forget_disk(&mut self) {
+        let budget = self.books.stats().tiers[2].budget_bytes;
+        self.books.resize(Tier::Disk, 0, self.now());
+        self.books.resize(Tier::Disk, budget, self.now());
+    }
+
+    /// Copies what is not on disk yet, as far as there is time for it.
+    fn save(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        while self.disk.is_some() && begun.elapsed() < MAX_SAVE {
+            let has_copied = self.copy_down(SAVE_BYTES)?;
+            let is_busy = self.poll(Duration::from_millis(if has_copied { 0 } else { 20 }))?;
+            if !has_copied && !is_busy {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Forgets a namespace.
@@ -429,5 +523,13 @@ impl PrefixCache {
         self.books.resize(Tier::Device, 0, self.now());
         self.pools.clear();
         self.books.resize(Tier::Device, budget, self.now());
+    }
+}
+
+impl Drop for PrefixCache {
+    fn drop(&mut self) {
+        if let Err(error) = self.save() {
+            eprintln!("warning: not all is cached on disk: {}", error.message);
+        }
     }
 }
