@@ -1,6 +1,8 @@
 //! Small engines and plain requests for them.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod twice;
+
 use std::ops::ControlFlow;
 use std::path::Path;
 

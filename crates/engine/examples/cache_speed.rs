@@ -1,0 +1,157 @@
+//! What the prefix cache is worth on a device: time to the first token of long conversations when
+//! they are new, when the device has them, when only the host has them, and what switching between
+//! them costs. Random weights in a known shape.
+//!
+//! ```text
+//! cargo run --release -p engine --example cache_speed -- SHAPE QUANTIZATION TOKENS [LAYERS]
+//! cargo run --release -p engine --example cache_speed -- qwen3-30b-a3b 4bit 32768
+//! ```
+//! Prints a JSON object per figure: what, milliseconds (the median and all), cached tokens, tier.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use engine::Engine;
+use protocol::{
+    CacheSettings, CacheTier, Event, GenerateRequest, LoadRequest, ModelSource, RequestId, Sampling,
+};
+
+const N_TIMES: usize = 5;
+
+fn main() {
+    let args = std::env::args().skip(1).collect::<Vec<_>>();
+    let [name, quantization, n_tokens, rest @ ..] = &args[..] else {
+        eprintln!("usage: cache_speed SHAPE QUANTIZATION TOKENS [LAYERS]");
+        std::process::exit(2);
+    };
+    let n_tokens = n_tokens.parse::<usize>().expect("TOKENS is a number");
+    let n_layers = rest.first().map(|n| n.parse().expect("LAYERS is a number"));
+    let source =
+        ModelSource::Shape { name: name.clone(), quantization: quantization.clone(), n_layers };
+    let mut run = Run::load(source.clone(), CacheSettings::default());
+    let bytes = run.cold_and_warm(n_tokens);
+    run.switch(n_tokens);
+    drop(run);
+    // A device that has room for one of the conversations and a little, and a host for several.
+    let device_bytes = Some(bytes + bytes / 3);
+    let settings = CacheSettings { device_bytes, host_bytes: Some(8 * bytes), disk: None };
+    Run::load(source, settings).restore(n_tokens);
+}
+
+struct Run {
+    engine: Engine,
+    n_asked: u64,
+}
+
+/// Of one request.
+struct Answer {
+    first_ms: f64,
+    cached_tokens: u32,
+    tier: CacheTier,
+}
+
+impl Run {
+    fn load(source: ModelSource, cache: CacheSettings) -> Self {
+        let request = LoadRequest { source, cache };
+        let engine = Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()));
+        Self { engine: engine.map_err(|e| e.message).expect("the shape loads"), n_asked: 0 }
+    }
+
+    /// Tokens that belong to `who` alone.
+    fn text(&self, who: usize, n: usize) -> Vec<u32> {
+        let vocab = self.engine.info().vocab_size as usize;
+        (0..n).map(|i| ((who * 7_919 + i * 104_729 + i * i * 31) % vocab) as u32).collect()
+    }
+
+    /// Answers with a few tokens, and lets everything settle behind them.
+    fn ask(&mut self, prompt: &[u32]) -> Answer {
+        self.n_asked += 1;
+        let begun = Instant::now();
+        let request = GenerateRequest {
+            id: RequestId(self.n_asked),
+            prompt: prompt.to_vec(),
+            max_tokens: 2,
+            stop_tokens: vec![],
+            sampling: Sampling::greedy(),
+            top_logprobs: None,
+            namespace: 0,
+            boundaries: vec![],
+        };
+        self.engine.submit(request).map_err(|e| e.message).expect("it fits");
+        let mut answer = Answer { first_ms: 0.0, cached_tokens: 0, tier: CacheTier::Device };
+        loop {
+            let mut take = |event| match event {
+                Event::Matched(found) => answer.tier = found.tier,
+                Event::Token { .. } if answer.first_ms == 0.0 => {
+                    answer.first_ms = begun.elapsed().as_secs_f64() * 1e3;
+                }
+                Event::Finished { usage, .. } => answer.cached_tokens = usage.cached_tokens,
+                Event::Failed { message, .. } => panic!("{message}"),
+                _ => {}
+            };
+            if !self.engine.step(&mut take).map_err(|e| e.message).expect("the engine goes on") {
+                return answer;
+            }
+        }
+    }
+
+    fn report(&self, what: &str, answers: &[Answer]) {
+        let mut ms = answers.iter().map(|a| a.first_ms).collect::<Vec<_>>();
+        let all = ms.iter().map(|ms| format!("{ms:.2}")).collect::<Vec<_>>().join(", ");
+        ms.sort_by(f64::total_cmp);
+        let last = &answers[answers.len() - 1];
+        println!(
+            "{{\"what\": \"{what}\", \"ms\": {:.2}, \"all_ms\": [{all}], \"cached_tokens\": {}, \
+             \"tier\": \"{:?}\"}}",
+            ms[ms.len() / 2],
+            last.cached_tokens,
+            last.tier
+        );
+    }
+
+    /// Returns what the device keeps of one conversation.
+    fn cold_and_warm(&mut self, n_tokens: usize) -> u64 {
+        // Once for what is compiled at first use.
+        let other = self.text(99, n_tokens);
+        self.ask(&other);
+        let before = self.engine.cache_stats().tiers[0].cached_bytes;
+        let prompt = self.text(1, n_tokens);
+        let cold = self.ask(&prompt);
+        self.report("first token, new conversation", &[cold]);
+        let bytes = self.engine.cache_stats().tiers[0].cached_bytes - before;
+        println!("{{\"what\": \"bytes of the conversation\", \"bytes\": {bytes}}}");
+        let warm = (0..N_TIMES).map(|_| self.ask(&prompt)).collect::<Vec<_>>();
+        self.report("first token, the same prompt again", &warm);
+        bytes
+    }
+
+    /// Two conversations that share half, by turns; each goes on with a few tokens.
+    fn switch(&mut self, n_tokens: usize) {
+        let shared = self.text(2, n_tokens / 2);
+        let rest = [3, 4].map(|who| self.text(who, n_tokens / 2));
+        let mut talks = rest.map(|rest| [&shared[..], &rest].concat());
+        for talk in &talks {
+            self.ask(talk);
+        }
+        let before = self.engine.cache_stats().tiers[0].cached_bytes;
+        let mut answers = Vec::new();
+        for turn in 0..2 * N_TIMES {
+            let talk = &mut talks[turn % 2];
+            talk.push(turn as u32);
+            answers.push(self.ask(&talk.clone()));
+        }
+        self.report("first token, switching between two that share half", &answers);
+        let grown = self.engine.cache_stats().tiers[0].cached_bytes - before;
+        println!("{{\"what\": \"bytes added by {} switches\", \"bytes\": {grown}}}", 2 * N_TIMES);
+    }
+
+    /// A conversation that only the host has, again and again: others push it off the device.
+    fn restore(&mut self, n_tokens: usize) {
+        let prompts = [1, 5].map(|who| self.text(who, n_tokens));
+        for prompt in &prompts {
+            self.ask(prompt);
+        }
+        let answers = (0..2 * N_TIMES).map(|i| self.ask(&prompts[i % 2])).collect::<Vec<_>>();
+        self.report("first token, from the host", &answers);
+    }
+}
