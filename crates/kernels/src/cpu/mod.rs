@@ -343,26 +343,33 @@ pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * power }
 }
 
-/// Whether fused, 8-wide arithmetic may be used.
+/// Whether the processor has the registers of [`lanes::Wide`] and fused arithmetic on them.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx2() -> bool {
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+pub(crate) fn has_wide() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx2") && has!("fma") && has!("f16c")
 }
 
-/// Defines `$name`, which runs `$body::<true>` compiled for AVX2 and FMA where the processor has
-/// them, and `$body` as the target allows elsewhere.
+/// Every one of this architecture has them.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const fn has_wide() -> bool {
+    true
+}
+
+/// Defines `$name`, which runs `$body::<true>` compiled for AVX2, FMA and F16C where the processor
+/// has them, and `$body` as the target allows elsewhere.
 macro_rules! for_processor {
     ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $type:ty),* $(,)?)) => {
         $(#[$doc])*
         fn $name($($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2,fma")]
+                #[target_feature(enable = "avx2,fma,f16c")]
                 fn wide($($arg: $type),*) {
                     $body::<true>($($arg),*)
                 }
-                if crate::cpu::has_avx2() {
-                    // SAFETY: the processor has both features.
+                if crate::cpu::has_wide() {
+                    // SAFETY: the processor has the features.
                     return unsafe { wide($($arg),*) };
                 }
             }

@@ -140,7 +140,7 @@ pub(super) struct Table<'a> {
 
 fn fast_forms() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return crate::cpu::has_avx2();
+    return crate::cpu::has_wide();
     #[cfg(not(target_arch = "x86_64"))]
     return false;
 }

@@ -10,7 +10,7 @@ use super::coded::{Coded, word};
 /// could be no number.
 pub(super) fn unpack(coded: &Coded<'_>, packed: &[u8], to: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if crate::cpu::has_avx2() {
+    if crate::cpu::has_wide() {
         // SAFETY: the processor has AVX2.
         return unsafe { avx2::unpack(coded, packed, to) };
     }

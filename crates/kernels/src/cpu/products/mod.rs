@@ -8,17 +8,13 @@
 //!
 //! How a sum is ordered depends on the form and on `n_in` alone, not on the other rows.
 
-mod lanes;
-
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use mlx::{Dtype, StridedRef};
 
+use super::lanes::{Lanes, Stored, StoredBf16, StoredF16, StoredF32, Work, natively};
 use super::{Failure, Parts, each, n_threads};
-#[cfg(target_arch = "x86_64")]
-use lanes::Avx2;
-use lanes::{Bf16, F16, F32, Lanes, Portable, Stored, Work};
 
 /// Up to how many rows of one matrix are few.
 const FEW_ROWS: usize = 16;
@@ -35,6 +31,14 @@ const LEAST_WORK: usize = 1 << 16;
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Line([f32; 16]);
+
+impl Line {
+    #[inline(always)]
+    fn halves<V: Lanes>(&self) -> [V; 2] {
+        let (halves, _) = self.0.as_chunks::<8>();
+        [V::load(&halves[0]), V::load(&halves[1])]
+    }
+}
 
 /// The memory of floats, to be read at any element.
 #[derive(Clone, Copy)]
@@ -66,9 +70,9 @@ impl<'a> View<'a> {
         // SAFETY: the caller's promise; the dtype says how elements are stored.
         unsafe {
             match self.dtype {
-                Dtype::Bf16 => widen::<V, Bf16>(self.span.as_ptr().add(at * 2), step, to),
-                Dtype::F16 => widen::<V, F16>(self.span.as_ptr().add(at * 2), step, to),
-                _ => widen::<V, F32>(self.span.as_ptr().add(at * 4), step, to),
+                Dtype::Bf16 => widen::<V, StoredBf16>(self.span.as_ptr().add(at * 2), step, to),
+                Dtype::F16 => widen::<V, StoredF16>(self.span.as_ptr().add(at * 2), step, to),
+                _ => widen::<V, StoredF32>(self.span.as_ptr().add(at * 4), step, to),
             }
         }
     }
@@ -78,16 +82,47 @@ impl<'a> View<'a> {
 /// As many elements as `to` takes are there, and the processor has what `V` needs.
 #[inline(always)]
 unsafe fn widen<V: Lanes, E: Stored>(from: *const u8, step: usize, to: &mut [f32]) {
-    let whole = if step == 1 { to.len() / 8 * 8 } else { 0 };
-    // SAFETY: the caller's promise; `to` has room for 8 more below `whole`.
+    let n_wide = if step == 1 { to.len() / 8 * 8 } else { 0 };
+    let (wide, rest) = to.split_at_mut(n_wide);
+    // SAFETY: the caller's promise.
     unsafe {
-        for i in (0..whole).step_by(8) {
-            E::lanes::<V>(from.add(i * E::BYTES)).store(to.as_mut_ptr().add(i));
+        for (i, to) in wide.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            eight::<V, E>(from.add(8 * i * E::BYTES)).store(to);
         }
-        for (i, to) in to.iter_mut().enumerate().skip(whole) {
-            *to = E::one(from.add(i * step * E::BYTES));
+        for (i, to) in rest.iter_mut().enumerate() {
+            *to = one::<E>(from.add((n_wide + i) * step * E::BYTES));
         }
     }
+}
+
+/// Eight elements.
+///
+/// # Safety
+/// They are there, and the processor has what `V` needs.
+#[inline(always)]
+unsafe fn eight<V: Lanes, E: Stored>(from: *const u8) -> V {
+    // SAFETY: the caller's promise; bytes need no alignment.
+    E::widen::<V>(unsafe { &*from.cast::<E::Eight>() })
+}
+
+/// Eight f32.
+///
+/// # Safety
+/// They are there, and the processor has what `V` needs.
+#[inline(always)]
+unsafe fn loaded<V: Lanes>(from: *const f32) -> V {
+    // SAFETY: the caller's promise.
+    V::load(unsafe { &*from.cast() })
+}
+
+/// One element.
+///
+/// # Safety
+/// It is there.
+#[inline(always)]
+unsafe fn one<E: Stored>(from: *const u8) -> f32 {
+    // SAFETY: the caller's promise.
+    E::one(unsafe { std::slice::from_raw_parts(from, E::BYTES) })
 }
 
 /// A row of x, the matrix that it is multiplied with, and the row of the output that it makes.
@@ -136,9 +171,9 @@ impl Products<'_> {
             // without overlap, by the caller's promise.
             unsafe {
                 match self.w.dtype {
-                    Dtype::Bf16 => self.run_task::<Bf16>(&tasks[i]),
-                    Dtype::F16 => self.run_task::<F16>(&tasks[i]),
-                    _ => self.run_task::<F32>(&tasks[i]),
+                    Dtype::Bf16 => self.run_task::<StoredBf16>(&tasks[i]),
+                    Dtype::F16 => self.run_task::<StoredF16>(&tasks[i]),
+                    _ => self.run_task::<StoredF32>(&tasks[i]),
                 }
             }
         });
@@ -185,39 +220,11 @@ impl Products<'_> {
     /// w holds `E`, the tensors are as [`Products::assert_inside`] wants them, and this part of the
     /// output belongs to this task alone.
     unsafe fn run_task<E: Stored>(&self, task: &Task) {
-        let is_few = task.rows.len() <= FEW_ROWS && self.w_steps[1] == 1;
-        // SAFETY: the caller's promise; the processor is asked.
-        unsafe {
-            #[cfg(target_arch = "x86_64")]
-            if Avx2::is_there() {
-                return match is_few {
-                    true => self.few_avx2::<E>(task),
-                    false => self.many_avx2::<E>(task),
-                };
-            }
-            match is_few {
-                true => self.few::<Portable, E>(task),
-                false => self.many::<Portable, E>(task),
-            }
+        if task.rows.len() <= FEW_ROWS && self.w_steps[1] == 1 {
+            natively(OneTask::<E, true> { products: self, task, stored: PhantomData });
+        } else {
+            natively(OneTask::<E, false> { products: self, task, stored: PhantomData });
         }
-    }
-
-    /// # Safety
-    /// That of [`Products::few`].
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn few_avx2<E: Stored>(&self, task: &Task) {
-        // SAFETY: the caller's promise.
-        unsafe { self.few::<Avx2, E>(task) };
-    }
-
-    /// # Safety
-    /// That of [`Products::many`].
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn many_avx2<E: Stored>(&self, task: &Task) {
-        // SAFETY: the caller's promise.
-        unsafe { self.many::<Avx2, E>(task) };
     }
 
     /// Dot products with the rows of the matrix.
@@ -327,6 +334,28 @@ impl Products<'_> {
     }
 }
 
+/// A task whose maker promises what [`Products::few`] or [`Products::many`] want.
+struct OneTask<'a, E, const FEW: bool> {
+    products: &'a Products<'a>,
+    task: &'a Task,
+    stored: PhantomData<E>,
+}
+
+impl<E: Stored, const FEW: bool> Work for OneTask<'_, E, FEW> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        // SAFETY: the maker's promise; whoever runs it chose `V` for the processor.
+        unsafe {
+            match FEW {
+                true => self.products.few::<V, E>(self.task),
+                false => self.products.many::<V, E>(self.task),
+            }
+        }
+    }
+}
+
 /// Lines as the values they hold.
 #[inline(always)]
 fn flat(lines: &[Line]) -> &[f32] {
@@ -408,7 +437,7 @@ impl Strips<'_> {
     }
 }
 
-/// M rows of x times N rows of a matrix.
+/// M rows of x times N rows of a matrix, which hold `n_in` elements of `E`: its maker promises it.
 struct Dots<'a, E, const M: usize, const N: usize> {
     /// `[M, n_in]`.
     x: &'a [f32],
@@ -423,27 +452,25 @@ struct Dots<'a, E, const M: usize, const N: usize> {
 impl<E: Stored, const M: usize, const N: usize> Work for Dots<'_, E, M, N> {
     type Out = [[f32; N]; M];
 
-    /// # Safety
-    /// The rows of the matrix hold `n_in` elements of `E`, and the processor has what `V` needs.
     #[inline(always)]
-    unsafe fn run<V: Lanes>(self) -> [[f32; N]; M] {
+    fn run<V: Lanes>(self) -> [[f32; N]; M] {
         let (n_in, whole) = (self.n_in, self.n_in / 8 * 8);
         assert_eq!(self.x.len(), M * n_in, "M rows");
         let (x, w) = (self.x.as_ptr(), self.w);
         let mut sums = [[0.0; N]; M];
-        // SAFETY: the caller's promise; eight inputs are left below `whole`.
+        // SAFETY: the maker's promise; eight inputs are left below `whole`.
         unsafe {
-            let mut lanes = [[V::zero(); N]; M];
+            let mut lanes = [[V::splat(0.0); N]; M];
             let mut k = 0;
             while k < whole {
-                let mut rows = [V::zero(); N];
+                let mut rows = [V::splat(0.0); N];
                 for (j, row) in rows.iter_mut().enumerate() {
-                    *row = E::lanes::<V>(w.add(j * self.w_bytes + k * E::BYTES));
+                    *row = eight::<V, E>(w.add(j * self.w_bytes + k * E::BYTES));
                 }
                 for (i, lanes) in lanes.iter_mut().enumerate() {
-                    let x = V::f32(x.add(i * n_in + k).cast());
+                    let x = loaded::<V>(x.add(i * n_in + k));
                     for (lanes, row) in lanes.iter_mut().zip(rows) {
-                        *lanes = V::madd(x, row, *lanes);
+                        *lanes = x.madd(row, *lanes);
                     }
                 }
                 k += 8;
@@ -452,7 +479,7 @@ impl<E: Stored, const M: usize, const N: usize> Work for Dots<'_, E, M, N> {
                 for (j, (sum, lanes)) in sums.iter_mut().zip(lanes).enumerate() {
                     *sum = lanes.sum();
                     for k in whole..n_in {
-                        let w = E::one(w.add(j * self.w_bytes + k * E::BYTES));
+                        let w = one::<E>(w.add(j * self.w_bytes + k * E::BYTES));
                         *sum += *x.add(i * n_in + k) * w;
                     }
                 }
@@ -483,13 +510,14 @@ unsafe fn pack<V: Lanes, E: Stored>(w: *const u8, steps: [usize; 2], n: usize, p
                     *row = w.add((half + i).min(n - 1) * steps[0]);
                 }
                 for k in (0..done).step_by(8) {
-                    let mut block = [V::zero(); 8];
+                    let mut block = [V::splat(0.0); 8];
                     for i in 0..8 {
-                        block[i] = E::lanes::<V>(rows[i].add(k * E::BYTES));
+                        block[i] = eight::<V, E>(rows[i].add(k * E::BYTES));
                     }
-                    let block = V::transposed(block);
+                    let block = V::transpose(block);
                     for i in 0..8 {
-                        block[i].store(panel[k + i].0.as_mut_ptr().add(half));
+                        let (halves, _) = panel[k + i].0.as_chunks_mut::<8>();
+                        block[i].store(&mut halves[half / 8]);
                     }
                 }
             }
@@ -497,13 +525,14 @@ unsafe fn pack<V: Lanes, E: Stored>(w: *const u8, steps: [usize; 2], n: usize, p
             done = depth;
             for (k, line) in panel.iter_mut().enumerate() {
                 let row = w.add(k * steps[1]);
-                E::lanes::<V>(row).store(line.0.as_mut_ptr());
-                E::lanes::<V>(row.add(8 * E::BYTES)).store(line.0.as_mut_ptr().add(8));
+                let (halves, _) = line.0.as_chunks_mut::<8>();
+                eight::<V, E>(row).store(&mut halves[0]);
+                eight::<V, E>(row.add(8 * E::BYTES)).store(&mut halves[1]);
             }
         }
         for (k, line) in panel.iter_mut().enumerate().skip(done) {
             for (i, to) in line.0.iter_mut().enumerate().take(n) {
-                *to = E::one(w.add(i * steps[0] + k * steps[1]));
+                *to = one::<E>(w.add(i * steps[0] + k * steps[1]));
             }
         }
     }
@@ -524,22 +553,21 @@ unsafe fn run_tile<V: Lanes, const M: usize>(
 ) {
     // SAFETY: the caller's promise; a line has 16 values.
     unsafe {
-        let mut lanes = [[V::zero(); 2]; M];
+        let mut lanes = [[V::splat(0.0); 2]; M];
         for (i, lanes) in lanes.iter_mut().enumerate() {
-            let line = sums.get_unchecked(i * step).0.as_ptr();
-            *lanes = [V::f32(line.cast()), V::f32(line.add(8).cast())];
+            *lanes = sums.get_unchecked(i * step).halves();
         }
         for (k, line) in panel.iter().enumerate() {
-            let w = [V::f32(line.0.as_ptr().cast()), V::f32(line.0.as_ptr().add(8).cast())];
+            let w = line.halves::<V>();
             for (i, lanes) in lanes.iter_mut().enumerate() {
-                let x = V::splat(x.add(i * DEPTH + k));
-                *lanes = [V::madd(x, w[0], lanes[0]), V::madd(x, w[1], lanes[1])];
+                let x = V::splat(*x.add(i * DEPTH + k));
+                *lanes = [x.madd(w[0], lanes[0]), x.madd(w[1], lanes[1])];
             }
         }
         for (i, lanes) in lanes.into_iter().enumerate() {
-            let line = sums.get_unchecked_mut(i * step).0.as_mut_ptr();
-            lanes[0].store(line);
-            lanes[1].store(line.add(8));
+            let (halves, _) = sums.get_unchecked_mut(i * step).0.as_chunks_mut::<8>();
+            lanes[0].store(&mut halves[0]);
+            lanes[1].store(&mut halves[1]);
         }
     }
 }
@@ -547,8 +575,21 @@ unsafe fn run_tile<V: Lanes, const M: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::lanes::Plain;
 
-    /// Both forms, by `V`, of the same products as sums in f64.
+    /// Both forms of the same products as sums in f64.
+    struct Check;
+
+    impl Work for Check {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<V: Lanes>(self) {
+            check::<V>();
+        }
+    }
+
+    #[inline(always)]
     fn check<V: Lanes>() {
         for (n_rows, n_in, n_out, transposed) in
             [(1, 19, 37, false), (7, 300, 29, false), (67, 523, 50, false), (13, 21, 35, true)]
@@ -580,8 +621,8 @@ mod tests {
                 // instructions.
                 unsafe {
                     match n_rows <= 7 {
-                        true => products.few::<V, F32>(&task),
-                        false => products.many::<V, F32>(&task),
+                        true => products.few::<V, StoredF32>(&task),
+                        false => products.many::<V, StoredF32>(&task),
                     }
                 }
             }
@@ -603,11 +644,9 @@ mod tests {
 
     #[test]
     fn every_processors_form_is_the_sum() {
-        check::<Portable>();
-        #[cfg(target_arch = "x86_64")]
-        if Avx2::is_there() {
-            check::<Avx2>();
-        }
+        check::<Plain<false>>();
+        check::<Plain<true>>();
+        natively(Check);
     }
 
     #[test]

@@ -1,9 +1,20 @@
-//! Eight f32 side by side: registers of AVX2 where the processor has it, arrays elsewhere. For
-//! loops that must stay in registers, which compilers do not promise for arrays.
+//! Eight f32 side by side, so that an inner loop is written once for every processor: registers
+//! where there is a form for them, arrays elsewhere. For loops that must stay in registers, which
+//! compilers do not promise for arrays.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 
 use super::{from_f16, madd};
 
-/// Eight values.
+/// The processor's own registers.
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Wide;
+#[cfg(target_arch = "aarch64")]
+pub(crate) type Wide = Plain<true>;
+
+/// Eight values. Those of a processor's own registers are used only where it has the instructions:
+/// inside of what [`natively`] or [`super::for_processor`] run.
 pub(crate) trait Lanes: Copy {
     /// Whether products are added without rounding between.
     const FUSED: bool;
@@ -23,6 +34,13 @@ pub(crate) trait Lanes: Copy {
     /// Value i of vector j becomes value j of vector i.
     fn transpose(rows: [Self; 8]) -> [Self; 8];
 
+    /// `work` as a function of its own, compiled for the processor: inner loops that fill all
+    /// registers must not share them with what stands around them.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn apart<W: Work>(work: W) -> W::Out;
+
     /// Eight f32 that may begin anywhere.
     #[inline(always)]
     fn from_f32(from: &[u8; 32]) -> Self {
@@ -40,6 +58,19 @@ pub(crate) trait Lanes: Copy {
         wide.iter_mut().zip(pairs).for_each(|(x, pair)| *x = from_f16(u16::from_le_bytes(*pair)));
         Self::load(&wide)
     }
+}
+
+/// A computation that any lanes can do.
+pub(crate) trait Work {
+    type Out;
+
+    fn run<V: Lanes>(self) -> Self::Out;
+}
+
+/// Does `work` in the processor's own registers where it can.
+pub(crate) fn natively<W: Work>(work: W) -> W::Out {
+    // SAFETY: the processor is asked.
+    unsafe { if super::has_wide() { Wide::apart(work) } else { Plain::<false>::apart(work) } }
 }
 
 /// An array: what every processor can do. Fused where its instructions are part of the target.
@@ -118,120 +149,10 @@ impl<const FUSED: bool> Lanes for Plain<FUSED> {
         }
         out
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use avx2::Wide;
-
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::*;
-
-    use super::Lanes;
-
-    /// A register of AVX2. Used only inside of what [`crate::cpu::for_processor`] runs where the
-    /// processor has AVX2 and FMA.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Wide(__m256);
-
-    impl Lanes for Wide {
-        const FUSED: bool = true;
-
-        #[inline(always)]
-        fn splat(x: f32) -> Self {
-            // SAFETY: the processor has AVX2, by the type's promise; so below.
-            Self(unsafe { _mm256_set1_ps(x) })
-        }
-
-        #[inline(always)]
-        fn load(from: &[f32; 8]) -> Self {
-            // SAFETY: eight values are readable.
-            Self(unsafe { _mm256_loadu_ps(from.as_ptr()) })
-        }
-
-        #[inline(always)]
-        fn store(self, to: &mut [f32; 8]) {
-            // SAFETY: eight values are writable.
-            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), self.0) };
-        }
-
-        #[inline(always)]
-        fn from_f32(from: &[u8; 32]) -> Self {
-            // SAFETY: 32 bytes are readable, and the load needs no alignment.
-            Self(unsafe { _mm256_loadu_ps(from.as_ptr().cast()) })
-        }
-
-        #[inline(always)]
-        fn from_bf16(from: &[u8; 16]) -> Self {
-            // SAFETY: 16 bytes are readable, and the load needs no alignment.
-            unsafe {
-                let narrow = _mm_loadu_si128(from.as_ptr().cast());
-                let wide = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow));
-                Self(_mm256_castsi256_ps(wide))
-            }
-        }
-
-        #[inline(always)]
-        fn madd(self, b: Self, c: Self) -> Self {
-            // SAFETY: the processor has FMA, by the type's promise.
-            Self(unsafe { _mm256_fmadd_ps(self.0, b.0, c.0) })
-        }
-
-        #[inline(always)]
-        fn add(self, other: Self) -> Self {
-            // SAFETY: the processor has AVX2.
-            Self(unsafe { _mm256_add_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        fn mul(self, other: Self) -> Self {
-            // SAFETY: the processor has AVX2.
-            Self(unsafe { _mm256_mul_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        fn max(self, other: Self) -> Self {
-            // SAFETY: the processor has AVX2.
-            Self(unsafe { _mm256_max_ps(self.0, other.0) })
-        }
-
-        #[inline(always)]
-        fn sum(self) -> f32 {
-            // SAFETY: the processor has AVX2.
-            unsafe {
-                let upper = _mm256_extractf128_ps::<1>(self.0);
-                let four = _mm_add_ps(_mm256_castps256_ps128(self.0), upper);
-                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-            }
-        }
-
-        #[inline(always)]
-        fn transpose(r: [Self; 8]) -> [Self; 8] {
-            // SAFETY: the processor has AVX2.
-            unsafe {
-                // Pairs of rows, then fours, within the halves; then the halves change places.
-                let lo = |i: usize| _mm256_unpacklo_ps(r[i].0, r[i + 1].0);
-                let hi = |i: usize| _mm256_unpackhi_ps(r[i].0, r[i + 1].0);
-                let four = |a: __m256, b: __m256| {
-                    (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b))
-                };
-                let ((a0, a1), (a2, a3)) = (four(lo(0), lo(2)), four(hi(0), hi(2)));
-                let ((b0, b1), (b2, b3)) = (four(lo(4), lo(6)), four(hi(4), hi(6)));
-                let low = |a, b| Self(_mm256_permute2f128_ps::<0x20>(a, b));
-                let high = |a, b| Self(_mm256_permute2f128_ps::<0x31>(a, b));
-                [
-                    low(a0, b0),
-                    low(a1, b1),
-                    low(a2, b2),
-                    low(a3, b3),
-                    high(a0, b0),
-                    high(a1, b1),
-                    high(a2, b2),
-                    high(a3, b3),
-                ]
-            }
-        }
+    #[inline(never)]
+    unsafe fn apart<W: Work>(work: W) -> W::Out {
+        work.run::<Self>()
     }
 }
 
@@ -319,7 +240,18 @@ impl Stored for StoredF16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::for_processor;
+
+    /// What every method gives; where it goes wrong, the assertion says.
+    struct Check;
+
+    impl Work for Check {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<V: Lanes>(self) {
+            check::<V>();
+        }
+    }
 
     fn values<V: Lanes>(x: V) -> [f32; 8] {
         let mut to = [0.0; 8];
@@ -342,9 +274,13 @@ mod tests {
         assert_eq!((values(sum)[3], values(product)[3]), (4.25, 6.5));
         assert_eq!(values(x.max(V::splat(4.0)))[3..5], [4.0, 4.25]);
         assert_eq!(values(V::splat(f32::NAN).max(x)), rows[0]);
-        let bytes: [u8; 16] = std::array::from_fn(|i| if i % 2 == 0 { 0 } else { 0x3f });
-        assert_eq!(values(V::from_bf16(&bytes)), [f32::from_bits(0x3f00_0000); 8]);
-        assert_eq!(values(V::from_f16(&bytes)), [1.75; 8]);
+        let mixed: [f32; 8] = [1.5, -2.0, 0.25, 65504.0, -0.5, 2f32.powi(-24), f32::INFINITY, -0.0];
+        let halves = mixed.map(|v| crate::cpu::f16_bits(v).to_le_bytes());
+        let found = values(StoredF16::widen::<V>(halves.as_flattened().as_array().unwrap()));
+        assert_eq!(found.map(f32::to_bits), mixed.map(f32::to_bits));
+        let brains = rows[3].map(|v| crate::cpu::bf16_bits(v).to_le_bytes());
+        let found = values(StoredBf16::widen::<V>(brains.as_flattened().as_array().unwrap()));
+        assert_eq!(found, rows[3]);
         let mut bytes = [0u8; 33];
         for (to, x) in bytes[1..].chunks_exact_mut(4).zip(rows[3]) {
             to.copy_from_slice(&x.to_le_bytes());
@@ -353,21 +289,10 @@ mod tests {
         assert_eq!((values(StoredF32::widen::<V>(&eights[0])), rest.len()), (rows[3], 0));
     }
 
-    for_processor! { natively = natively_body() }
-
-    #[inline(always)]
-    fn natively_body<const FUSED: bool>() {
-        #[cfg(target_arch = "x86_64")]
-        if FUSED {
-            return check::<Wide>();
-        }
-        check::<Plain<FUSED>>();
-    }
-
     #[test]
-    fn both_kinds_of_lanes_do_the_same() {
+    fn every_processors_lanes_do_the_same() {
         check::<Plain<false>>();
         check::<Plain<true>>();
-        natively();
+        natively(Check);
     }
 }
