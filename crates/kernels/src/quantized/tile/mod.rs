@@ -7,6 +7,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod loops;
 mod portable;
 
@@ -83,12 +85,15 @@ pub(super) enum Form {
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Form {
     /// All of this architecture, the best first.
     #[cfg(target_arch = "x86_64")]
-    const ALL: &[Self] = &[Self::Avx2, Self::Portable];
+    const ALL: &[Self] = &[Self::Avx512, Self::Avx2, Self::Portable];
     #[cfg(target_arch = "aarch64")]
     const ALL: &[Self] = &[Self::Portable];
 
@@ -98,6 +103,8 @@ impl Form {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => crate::cpu::has_wide(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::is_there(),
         }
     }
 
@@ -117,6 +124,8 @@ impl Form {
                 Self::Portable => None,
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx2 => Some(avx2::Avx2::apart(work)),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => Some(avx512::Avx512::apart(work)),
             }
         }
     }
