@@ -19,7 +19,7 @@ use self::place::{Place, Tensor, check_row, read_scaled, seen, seen_by_all};
 use self::plan::{FEW, Plan, Unit, tiles};
 use self::softmax::Softmax;
 use super::{Attention, Kv, Positions, Sizes};
-use crate::cpu::lanes::{Lanes, Plain, Stored, StoredBf16, StoredF16, StoredF32};
+use crate::cpu::lanes::{Lanes, Plain, Stored, StoredBf16, StoredF16, StoredF32, Wide};
 use crate::cpu::{Failure, Parts, each, for_processor, n_threads, numbers};
 
 /// Keys of a tile.
@@ -316,11 +316,7 @@ for_processor! {
 
 #[inline(always)]
 fn unit_body<const FUSED: bool>(task: &Task<'_>, unit: &Unit, to: &mut Partial) {
-    #[cfg(target_arch = "x86_64")]
-    if FUSED {
-        return by_dtype::<crate::cpu::lanes::Wide>(task, unit, to);
-    }
-    by_dtype::<Plain<FUSED>>(task, unit, to);
+    if FUSED { by_dtype::<Wide>(task, unit, to) } else { by_dtype::<Plain<false>>(task, unit, to) }
 }
 
 #[inline(always)]

@@ -4,6 +4,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::{from_f16, madd};
 
@@ -11,7 +13,7 @@ use super::{from_f16, madd};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Wide;
 #[cfg(target_arch = "aarch64")]
-pub(crate) type Wide = Plain<true>;
+pub(crate) use neon::Wide;
 
 /// Eight values. Those of a processor's own registers are used only where it has the instructions:
 /// inside of what [`natively`] or [`super::for_processor`] run.

@@ -10,6 +10,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod loops;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use super::activations::Row;
@@ -88,6 +90,9 @@ pub(super) enum Form {
     /// AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON with the extension for dot products.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Form {
@@ -95,7 +100,7 @@ impl Form {
     #[cfg(target_arch = "x86_64")]
     const ALL: &[Self] = &[Self::Avx512, Self::Avx2, Self::Portable];
     #[cfg(target_arch = "aarch64")]
-    const ALL: &[Self] = &[Self::Portable];
+    const ALL: &[Self] = &[Self::Neon, Self::Portable];
 
     /// Whether the processor has the instructions.
     fn is_there(self) -> bool {
@@ -105,6 +110,8 @@ impl Form {
             Self::Avx2 => crate::cpu::has_wide(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => avx512::is_there(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::is_there(),
         }
     }
 
@@ -126,6 +133,8 @@ impl Form {
                 Self::Avx2 => Some(avx2::Avx2::apart(work)),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512 => Some(avx512::Avx512::apart(work)),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon => Some(neon::Neon::apart(work)),
             }
         }
     }
