@@ -20,7 +20,14 @@ pub fn command() -> Command {
 
 /// Runs `cargo ARGS...`; what it says goes to the terminal.
 pub fn cargo(args: &[&str]) -> Result<(), String> {
-    let status = command().args(args).status().map_err(|e| format!("cannot start cargo: {e}"))?;
+    cargo_with(args, &[])
+}
+
+/// The same with variables of the environment.
+pub fn cargo_with(args: &[&str], variables: &[(&str, &str)]) -> Result<(), String> {
+    let mut cargo = command();
+    cargo.args(args).envs(variables.iter().copied());
+    let status = cargo.status().map_err(|e| format!("cannot start cargo: {e}"))?;
     if status.success() {
         return Ok(());
     }
