@@ -4,7 +4,8 @@
 #   bench/gpu.sh BIN_DIR OUT_DIR
 #
 # BIN_DIR holds offshoot and offshoot-runner (release builds), the test programs kernels-it,
-# bindings, models-it and engine-it, and the bench programs fused and graph_cost. libmlx with CUDA
+# bindings, models-it and engine-it, the bench programs fused and graph_cost, and engine's example
+# cache_speed. libmlx with CUDA
 # must be on LD_LIBRARY_PATH. Each part writes its raw output to OUT_DIR and none stops the others.
 # Every test runs in a process of its own, many at once: MLX compiles kernels at their first use,
 # which takes most of the time. Test programs look for goldens/ where they were built.
@@ -12,8 +13,8 @@ set -uo pipefail
 bin=$(cd "$1" && pwd)
 out=$2
 mkdir -p "$out"
-# As offshoot sets it for its runner: references are in f32, and TF32 would miss them.
-export MLX_ENABLE_TF32=0
+# As offshoot sets them for its runner; see CUDA_SETTINGS in crates/server/src/backend.rs.
+export MLX_ENABLE_TF32=0 MLX_CUDA_GRAPH_CACHE_SIZE=2000 MLX_MAX_MB_PER_BUFFER=1000000000
 
 tests() { # program, seconds
   local program=$1 limit=$2 begun=$SECONDS log="$out/$1.txt"
@@ -49,4 +50,7 @@ part graph_cost 60 "$bin/graph_cost" --bench
 for shape in qwen3-0.6b:bf16 qwen3-8b:bf16 qwen3-8b:4bit qwen3-30b-a3b:4bit \
   qwen3.5-35b-a3b:4bit glm-4.7-flash:4bit gpt-oss-20b:mxfp4; do
   part "bench-${shape/:/-}" 150 "$bin/offshoot" bench "shape:$shape" -p 2048 -n 128 -b 1,8 --json
+done
+for shape in qwen3-0.6b:bf16 qwen3-30b-a3b:4bit qwen3.5-35b-a3b:4bit; do
+  part "cache_speed-${shape/:/-}" 240 "$bin/cache_speed" "${shape%:*}" "${shape#*:}" 32768
 done

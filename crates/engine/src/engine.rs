@@ -26,8 +26,6 @@ const MAX_RUNNING: usize = 4;
 /// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result.
 const PREFILL_CHUNK_TOKENS_CPU: usize = 256;
 const PREFILL_CHUNK_TOKENS_GPU: usize = 2048;
-/// A request waits for one that is computing so much of its prompt.
-const WORTH_WAITING_TOKENS: usize = 64;
 /// Bytes that are copied to the next tier between two steps, and a little more.
 const COPY_BYTES: u64 = 16 << 20;
 /// Between two such copies while requests run.
@@ -51,6 +49,8 @@ pub struct Engine {
     device: Device,
     loaded: Loaded,
     cache: PrefixCache,
+    /// Prompt tokens of a pass.
+    chunk_tokens: usize,
     /// When something was last copied to another tier.
     copied: Instant,
     waiting: VecDeque<Sequence>,
@@ -126,8 +126,13 @@ impl Engine {
         let folder = Folder::of(&request.cache, &request.source, &loaded.info);
         let budgets = memory::budgets(&device, &request.cache, folder.as_ref())?;
         let cache = PrefixCache::new(&loaded, budgets, folder)?;
+        let chunk_tokens = match device.backend() {
+            Backend::Cpu => PREFILL_CHUNK_TOKENS_CPU,
+            Backend::Cuda | Backend::Metal => PREFILL_CHUNK_TOKENS_GPU,
+        };
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Ok(Self { device, loaded, cache, copied: Instant::now(), waiting, running })
+        let copied = Instant::now();
+        Ok(Self { device, loaded, cache, chunk_tokens, copied, waiting, running })
     }
 
     /// Facts about the model.
@@ -152,11 +157,9 @@ impl Engine {
         self.cache.stats()
     }
 
-    fn chunk_tokens(&self) -> usize {
-        match self.device.backend() {
-            Backend::Cpu => PREFILL_CHUNK_TOKENS_CPU,
-            Backend::Cuda | Backend::Metal => PREFILL_CHUNK_TOKENS_GPU,
-        }
+    /// Prompt tokens per pass from now on, at least 1.
+    pub fn set_chunk_tokens(&mut self, n: usize) {
+        self.chunk_tokens = n.max(1);
     }
 
     /// Accepts a request, which must fit the model. It may end before `max_tokens` where the
@@ -221,7 +224,7 @@ impl Engine {
     pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool> {
         self.admit(emit)?;
         let mut may_prefill = true;
-        let chunk_tokens = self.chunk_tokens();
+        let chunk_tokens = self.chunk_tokens;
         let (loaded, cache) = (&self.loaded, &mut self.cache);
         let mut i = 0;
         while let Some(sequence) = self.running.get_mut(i) {
@@ -269,14 +272,13 @@ impl Engine {
     }
 
     /// Begins requests in the order of their arrival, as long as there is room. One that would
-    /// compute what another is just computing waits for it.
+    /// compute what another is just computing waits for it, which takes no time: prompts are
+    /// computed one after another.
     fn admit(&mut self, emit: &mut dyn FnMut(Event)) -> Result<()> {
         while self.running.len() < MAX_RUNNING {
             let Some(next) = self.waiting.front_mut() else { break };
             let found = self.cache.find(next.ns(), &next.request.prompt);
-            if let Cause::InFlight { until, .. } = found.cause
-                && until >= found.usable + WORTH_WAITING_TOKENS
-            {
+            if matches!(found.cause, Cause::InFlight { .. }) {
                 break;
             }
             let id = next.request.id;
@@ -325,7 +327,7 @@ impl Engine {
         rows: &mut dyn FnMut(u32, &[f32]),
         should_stop: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome<()>> {
-        let chunk = request.chunk_tokens.map_or(self.chunk_tokens(), |n| n as usize);
+        let chunk = request.chunk_tokens.map_or(self.chunk_tokens, |n| n as usize);
         self.check_memory(request.tokens.len(), 1)?;
         let mut states = self.loaded.model.new_state();
         for (i, part) in request.tokens.chunks(chunk).enumerate() {
@@ -357,7 +359,7 @@ impl Engine {
     ) -> Result<Outcome<BenchResult>> {
         let n_tokens = (request.prompt_tokens + request.new_tokens) as usize;
         self.check_memory(n_tokens, request.batch as usize)?;
-        let chunk_tokens = self.chunk_tokens();
+        let chunk_tokens = self.chunk_tokens;
         let cache = &mut self.cache;
         bench::run(&self.device, &self.loaded, cache, request, chunk_tokens, should_stop)
     }

@@ -12,11 +12,12 @@ const WEIGHT: f64 = 0.25;
 pub(crate) struct Measured(Costs);
 
 impl Default for Measured {
-    /// Before anything is measured: computing is slow, so that what is cached is used and measured.
+    /// Before anything is measured: computing is slow and bytes come fast, so that what is cached
+    /// is used, and measured.
     fn default() -> Self {
-        let link = Link { latency_us: 100.0, bytes_per_us: 2_000.0 };
+        let link = |bytes_per_us| Link { latency_us: 100.0, bytes_per_us };
         let prefill = Prefill { a: 0.0, b: 1_000.0, c: 0.0 };
-        Self(Costs { prefill, host: link, disk: link })
+        Self(Costs { prefill, host: link(30_000.0), disk: link(5_000.0) })
     }
 }
 

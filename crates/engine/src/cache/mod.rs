@@ -16,7 +16,7 @@ use kvcache::{
     Begun, BlockTable, Budgets, Cache, Capture, Class, Kind, Match, NoRoom, Ns, Op, Policy,
     Position, SeqId, Tier, TransferId,
 };
-use mlx::Array;
+use mlx::{Array, Backend, Device};
 use models::{Blocks, Loaded, Step};
 
 use self::costs::Measured;
@@ -349,6 +349,11 @@ impl PrefixCache {
         let states = states.flat_map(|s| [&s.conv_tail, &s.state]).flatten();
         let mut wanted = self.pools.arrays().chain(states).cloned().collect::<Vec<_>>();
         wanted.extend(others.cloned());
+        if Device::current_backend() == Backend::Cuda {
+            // There launches write into pools behind MLX's back: nothing but what follows from
+            // them has them run.
+            wanted.push(passed.hidden.clone());
+        }
         Ok(mlx::eval(&wanted)?)
     }
 

@@ -31,6 +31,8 @@ pub const MODELS: [&str; 9] = [
 pub const TOLERANCE: f32 = 0.06;
 const TOLERANCE_SHARE: f32 = 1.0 / 128.0;
 pub const N_NEW: u32 = 6;
+/// So few that most prompts take several passes, on every device.
+pub const CHUNK_TOKENS: usize = 48;
 /// Never the same twice, also not for an engine that finds what an earlier one left.
 static NEXT_NAMESPACE: AtomicU64 = AtomicU64::new(1_000);
 
@@ -76,7 +78,8 @@ pub struct Twice {
 
 impl Twice {
     pub fn new(model: &str, cache: CacheSettings) -> Self {
-        let engine = engine_of(model, cache);
+        let mut engine = engine_of(model, cache);
+        engine.set_chunk_tokens(CHUNK_TOKENS);
         let cold = HashMap::new();
         Self { engine, n_asked: 0, may_lose: false, n_compared: 0, worst: 0.0, cold }
     }
