@@ -93,9 +93,11 @@ impl Rows<'_> {
     }
 
     /// `tokens` of each row were computed.
-    fn advance(&mut self, tokens: &[u32]) {
-        for (seq, tokens) in self.seqs.iter().zip(tokens.chunks(tokens.len() / self.seqs.len())) {
-            self.cache.grow(*seq, tokens);
+    fn advance(&mut self, tokens: &[i32]) {
+        let n_each = tokens.len() / self.seqs.len();
+        for (seq, tokens) in self.seqs.iter().zip(tokens.chunks(n_each)) {
+            let tokens = tokens.iter().map(|token| *token as u32).collect::<Vec<_>>();
+            self.cache.grow(*seq, &tokens);
         }
     }
 }
@@ -128,7 +130,7 @@ fn measure(
         let passed = rows.pass(loaded, &ids)?;
         token = Some(greedy(loaded, &passed.hidden)?);
         rows.cache.evaluate(&rows.seqs, &passed, token.iter())?;
-        rows.advance(&ids.astype(Dtype::U32)?.to_vec::<u32>()?);
+        rows.advance(&ids.astype(Dtype::I32)?.to_vec::<i32>()?);
         position = end;
     }
     let prefill_s = start.elapsed().as_secs_f64();
@@ -147,7 +149,8 @@ fn measure(
         let passed = rows.pass(loaded, &token)?;
         let next = greedy(loaded, &passed.hidden)?;
         rows.cache.issue([&next].into_iter())?;
-        rows.advance(&token.astype(Dtype::U32)?.to_vec::<u32>()?);
+        // As it is: a conversion would wait behind the pass that was just issued.
+        rows.advance(&token.to_vec::<i32>()?);
         token = next;
     }
     token.eval()?;

@@ -13,7 +13,7 @@ use protocol::{
     LoadRequest, LogitsRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
 };
 
-use crate::cache::{Folder, PrefixCache};
+use crate::cache::{DISK_PATIENCE, Folder, PrefixCache};
 use crate::found::told;
 use crate::sequence::{Drawn, Sequence};
 use crate::{Error, Result, bench, memory};
@@ -30,8 +30,6 @@ const PREFILL_CHUNK_TOKENS_GPU: usize = 2048;
 const COPY_BYTES: u64 = 16 << 20;
 /// Between two such copies while requests run.
 const COPY_PAUSE: Duration = Duration::from_secs(2);
-/// How long to wait for a disk when there is nothing else to do.
-const IDLE_PATIENCE: Duration = Duration::from_millis(20);
 /// Rows of logits that exist at a time: with the vocabularies of today more than a hundred MiB.
 const LOGITS_ROWS: usize = 256;
 
@@ -263,11 +261,11 @@ impl Engine {
     fn copy_down(&mut self, is_idle: bool) -> Result<bool> {
         if !is_idle && self.copied.elapsed() < COPY_PAUSE {
             let waits = self.running.iter().all(|sequence| sequence.waits(&self.cache));
-            return self.cache.poll(if waits { IDLE_PATIENCE } else { Duration::ZERO });
+            return self.cache.poll(if waits { DISK_PATIENCE } else { Duration::ZERO });
         }
         self.copied = Instant::now();
         let has_copied = self.cache.copy_down(COPY_BYTES)?;
-        let patience = if is_idle && !has_copied { IDLE_PATIENCE } else { Duration::ZERO };
+        let patience = if is_idle && !has_copied { DISK_PATIENCE } else { Duration::ZERO };
         Ok(self.cache.poll(patience)? || has_copied)
     }
 
@@ -306,14 +304,17 @@ impl Engine {
     }
 
     /// The device failed in the middle of its work: all that run fail, and what the device had
-    /// cached is forgotten. Others may begin anew.
-    fn recover(&mut self, error: &Error, emit: &mut dyn FnMut(Event)) -> Result<()> {
+    /// cached is forgotten, here and not in other tiers. Others may begin anew.
+    ///
+    /// # Errors
+    /// The engine cannot go on.
+    pub fn recover(&mut self, error: &Error, emit: &mut dyn FnMut(Event)) -> Result<()> {
         for sequence in self.running.drain(..) {
             let (fault, message) = (error.fault, error.message.clone());
             emit(Event::Failed { id: Some(sequence.request.id), fault, message });
             sequence.abandon(&mut self.cache);
         }
-        self.cache.forget_device();
+        self.cache.forget_device()?;
         Ok(mlx::memory::clear_cache()?)
     }
 

@@ -27,6 +27,10 @@ impl Error {
         self
     }
 
+    pub(crate) fn ours(message: impl Into<String>) -> Self {
+        Self { fault: Fault::Ours, message: message.into(), is_of_device: false }
+    }
+
     pub(crate) fn world(message: impl Into<String>) -> Self {
         Self { fault: Fault::World, message: message.into(), is_of_device: false }
     }

@@ -33,6 +33,8 @@ const TABLE_STRIDE: usize = 16;
 
 /// Time to write what is not on disk yet when a model is unloaded.
 const MAX_SAVE: Duration = Duration::from_secs(3);
+/// How long to wait for a disk when there is nothing else to do.
+pub(crate) const DISK_PATIENCE: Duration = Duration::from_millis(20);
 /// Bytes that are copied at once then.
 const SAVE_BYTES: u64 = 64 << 20;
 
@@ -481,6 +483,9 @@ impl PrefixCache {
                     self.measured.moved(Tier::Disk, transfer.n_bytes, took);
                     let is_ok = pieces.is_some();
                     if let Some(pieces) = pieces {
+                        for item in &transfer.items {
+                            self.fit(item.group, item.to.0)?;
+                        }
                         tiers::put_items(&transfer, &pieces, &mut self.pools)?;
                     }
                     self.finish(transfer.id, is_ok)?;
@@ -509,7 +514,7 @@ impl PrefixCache {
         let begun = Instant::now();
         while self.disk.is_some() && begun.elapsed() < MAX_SAVE {
             let has_copied = self.copy_down(SAVE_BYTES)?;
-            let is_busy = self.poll(Duration::from_millis(if has_copied { 0 } else { 20 }))?;
+            let is_busy = self.poll(if has_copied { Duration::ZERO } else { DISK_PATIENCE })?;
             if !has_copied && !is_busy {
                 break;
             }
@@ -523,11 +528,21 @@ impl PrefixCache {
     }
 
     /// Nothing on the device is to be trusted any more: sequences must have ended.
-    pub fn forget_device(&mut self) {
-        let budget = self.books.stats().tiers[0].budget_bytes;
-        self.books.resize(Tier::Device, 0, self.now());
+    ///
+    /// # Errors
+    /// MLX refuses an operation, or something still holds what the device had.
+    pub fn forget_device(&mut self) -> Result<()> {
         self.pools.clear();
+        self.issued.clear();
+        // What is on its way holds blocks; what comes from the disk is sound.
+        while self.poll(DISK_PATIENCE)? {}
+        let budget = self.books.stats().tiers[0].budget_bytes;
+        let n_held = self.books.resize(Tier::Device, 0, self.now());
         self.books.resize(Tier::Device, budget, self.now());
+        match n_held {
+            0 => Ok(()),
+            n => Err(Error::ours(format!("{n} bytes that the device lost are still held"))),
+        }
     }
 }
 

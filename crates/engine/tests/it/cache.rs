@@ -1,7 +1,7 @@
 //! A hit equals a miss: the same request gives the same tokens whatever the cache had of it.
 
 use protocol::{
-    Boundary, BoundaryKind, CacheSettings, CacheTier, Event, GenerateRequest, MissCause,
+    Boundary, BoundaryKind, CacheSettings, CacheTier, Event, Fault, GenerateRequest, MissCause,
 };
 
 use crate::common::twice::{CHUNK_TOKENS, MODELS, N_NEW, Rng, TOLERANCE, Twice, converse, on_disk};
@@ -203,6 +203,37 @@ fn damage_on_disk_is_a_miss() {
     assert_eq!((found.found.tier, found.cached_tokens), (CacheTier::Disk, 0));
     twice.may_lose = false;
     assert_eq!(twice.ask(&prompt, &[]).found.tier, CacheTier::Device);
+}
+
+#[test]
+fn a_device_that_fails_costs_what_runs_and_no_answer() {
+    for model in MODELS {
+        let folder = tempfile::tempdir().unwrap();
+        let mut twice = Twice::new(model, on_disk(folder.path()));
+        let (kept, running) = (Rng(14).tokens(120), Rng(15).tokens(200));
+        twice.ask(&kept, &[100]);
+        for (id, prompt) in [(801, &running), (802, &kept)] {
+            twice.engine.submit(request(id, prompt, 9)).map_err(|e| e.message).unwrap();
+        }
+        for _ in 0..3 {
+            twice.engine.step(&mut |_| {}).map_err(|e| e.message).unwrap();
+        }
+        let mut failed = Vec::new();
+        let mut note = |event| match event {
+            Event::Failed { id: Some(id), fault: Fault::World, .. } => failed.push(id.0),
+            event => panic!("{event:?}"),
+        };
+        let error = mlx::Error::OutOfMemory { op: "eval", message: "none is left".to_owned() };
+        twice.engine.recover(&error.into(), &mut note).map_err(|e| e.message).unwrap();
+        failed.sort_unstable();
+        assert_eq!(failed, [801, 802], "{model}");
+        let device = twice.engine.cache_stats().tiers[0];
+        assert_eq!(device.live_bytes + device.cached_bytes, 0, "{model}");
+        let found = twice.ask(&kept, &[]);
+        assert_eq!(found.found.tier, CacheTier::Disk, "{model}: {found:?}");
+        twice.ask(&running, &[]);
+        assert_eq!(twice.ask(&running, &[]).found.tier, CacheTier::Device, "{model}");
+    }
 }
 
 #[test]
