@@ -56,6 +56,9 @@ pub struct CacheFlags {
     /// at most 16GiB)
     #[arg(long, env = "OFFSHOOT_CACHE_DISK", value_name = "SIZE", value_parser = parse_size)]
     pub cache_disk: Option<u64>,
+    /// The same answer bit for bit whatever the cache had: less of it is reused
+    #[arg(long, env = "OFFSHOOT_DETERMINISTIC", value_parser = BoolishValueParser::new())]
+    pub deterministic: bool,
 }
 
 impl CacheFlags {

@@ -95,15 +95,17 @@ impl Session {
     pub fn start(
         source: ModelSource,
         cache: CacheSettings,
+        deterministic: bool,
         backend: &BackendFlags,
         interrupts: &Interrupts,
     ) -> Result<Self> {
         let start = Instant::now();
         let (worker, info) = Worker::started(backend, interrupts, |runner| {
             let mut progress = Progress::new("loading");
-            runner.load(LoadRequest { source, cache }, &mut |done, total| {
-                progress.update(done, total)
-            })
+            runner.load(
+                LoadRequest { source, cache, chunk_tokens: None, deterministic },
+                &mut |done, total| progress.update(done, total),
+            )
         })?;
         let load_ms = start.elapsed().as_secs_f64() * 1000.0;
         Ok(Self { worker, info, load_ms })

@@ -123,11 +123,13 @@ impl Engine {
         }
         let folder = Folder::of(&request.cache, &request.source, &loaded.info);
         let budgets = memory::budgets(&device, &request.cache, folder.as_ref())?;
-        let cache = PrefixCache::new(&loaded, budgets, folder)?;
-        let chunk_tokens = match device.backend() {
-            Backend::Cpu => PREFILL_CHUNK_TOKENS_CPU,
-            Backend::Cuda | Backend::Metal => PREFILL_CHUNK_TOKENS_GPU,
+        let chunk_tokens = match (request.chunk_tokens, device.backend()) {
+            (Some(n), _) => n.max(1) as usize,
+            (None, Backend::Cpu) => PREFILL_CHUNK_TOKENS_CPU,
+            (None, Backend::Cuda | Backend::Metal) => PREFILL_CHUNK_TOKENS_GPU,
         };
+        let stride = if request.deterministic { chunk_tokens } else { 1 };
+        let cache = PrefixCache::new(&loaded, budgets, folder, stride)?;
         let (waiting, running) = (VecDeque::new(), Vec::new());
         let copied = Instant::now();
         Ok(Self { device, loaded, cache, chunk_tokens, copied, waiting, running })
@@ -153,11 +155,6 @@ impl Engine {
     /// Totals of the prefix cache.
     pub fn cache_stats(&self) -> kvcache::Stats {
         self.cache.stats()
-    }
-
-    /// Prompt tokens per pass from now on, at least 1.
-    pub fn set_chunk_tokens(&mut self, n: usize) {
-        self.chunk_tokens = n.max(1);
     }
 
     /// Accepts a request, which must fit the model. It may end before `max_tokens` where the
@@ -276,7 +273,9 @@ impl Engine {
         while self.running.len() < MAX_RUNNING {
             let Some(next) = self.waiting.front_mut() else { break };
             let found = self.cache.find(next.ns(), &next.request.prompt);
-            if matches!(found.cause, Cause::InFlight { .. }) {
+            if let Cause::InFlight { until, .. } = found.cause
+                && self.cache.resumes_at(until) > found.usable
+            {
                 break;
             }
             let id = next.request.id;

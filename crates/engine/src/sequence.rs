@@ -70,7 +70,11 @@ impl Sequence {
             Err(no_room) => return Ok(Err(no_room)),
         };
         let seams = self.request.boundaries.iter().map(boundary).collect::<Vec<_>>();
-        let captures = plan_captures(&found, &seams, cache.is_tight()).into();
+        let mut captures = plan_captures(&found, &seams, cache.is_tight());
+        captures.iter_mut().for_each(|c| c.at = cache.resumes_at(c.at));
+        captures.dedup_by_key(|c| c.at);
+        captures.retain(|c| c.at > found.usable);
+        let captures = captures.into();
         self.seat = Some(Seat { seq, captures });
         self.position = found.usable;
         Ok(Ok(found))

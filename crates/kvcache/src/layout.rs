@@ -65,6 +65,8 @@ pub struct Layout {
     pub(crate) groups: Vec<Group>,
     /// Which groups are full: a node keeps one block per index and entry of this list.
     pub(crate) full: Vec<usize>,
+    /// Sequences resume at multiples of it alone.
+    pub(crate) stride: usize,
 }
 
 impl Layout {
@@ -77,7 +79,18 @@ impl Layout {
         }
         let is_full = |idx: &usize| groups[*idx].kind == Kind::Full;
         let full = (0..groups.len()).filter(is_full).collect();
-        Some(Self { block_tokens, groups, full })
+        Some(Self { block_tokens, groups, full, stride: 1 })
+    }
+
+    /// The same, with sequences that resume at multiples of `stride` alone (at least 1): whoever
+    /// computes in chunks that end there then splits every prompt alike, whatever is cached.
+    pub fn resuming_at_multiples_of(self, stride: usize) -> Self {
+        Self { stride: stride.max(1), ..self }
+    }
+
+    /// Tokens between two places where sequences may resume.
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 
     /// Tokens of one block.

@@ -159,13 +159,15 @@ impl Cache {
         if self.layout.needs_checkpoints() {
             for node in walk.nodes.iter().map(|n| &self.trie.nodes[*n]) {
                 let tier = Tier::ALL.into_iter().find(|t| node.saved[t.idx()].is_some());
-                if let Some(tier) = tier.filter(|_| node.end() <= max.min(walk.seen)) {
+                let is_place = node.end().is_multiple_of(self.layout.stride);
+                if let Some(tier) = tier.filter(|_| is_place && node.end() <= max.min(walk.seen)) {
                     places.push((node.end(), tier));
                 }
             }
         } else {
             for tier in Tier::ALL {
-                let at = walk.covered[tier.idx()].min(max);
+                let at =
+                    walk.covered[tier.idx()].min(max) / self.layout.stride * self.layout.stride;
                 if places.iter().all(|p| p.0 < at) {
                     places.push((at, tier));
                 }

@@ -342,7 +342,7 @@ impl Cache {
         let max = seq.prompt.len().saturating_sub(1);
         let mut places = vec![(0, 0)];
         if !self.layout.needs_checkpoints() {
-            places.push((wanted.1.min(max), wanted.1));
+            places.push((wanted.1.min(max) / self.layout.stride * self.layout.stride, wanted.1));
         } else {
             places.push((0, wanted.1));
             let mut at = Some(self.trie.ancestor_at(node, wanted.0));

@@ -48,6 +48,11 @@ pub struct LoadRequest {
     pub source: ModelSource,
     /// What its prefix cache may hold.
     pub cache: CacheSettings,
+    /// Prompt tokens computed at once, at least 1; `None` leaves it to the runner.
+    pub chunk_tokens: Option<u32>,
+    /// Whether answers must be the same, bit for bit, whatever the cache had. Prompts then resume
+    /// only at multiples of the chunk, and answers are computed anew as parts of later prompts.
+    pub deterministic: bool,
 }
 
 /// Continue a prompt.

@@ -101,6 +101,8 @@ fn load() -> Command {
     Command::Load(LoadRequest {
         source: ModelSource::Folder { path: "anywhere".into() },
         cache: CacheSettings::default(),
+        chunk_tokens: None,
+        deterministic: false,
     })
 }
 

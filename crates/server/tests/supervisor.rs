@@ -32,6 +32,8 @@ fn folder() -> LoadRequest {
     LoadRequest {
         source: ModelSource::Folder { path: "anywhere".into() },
         cache: CacheSettings::default(),
+        chunk_tokens: None,
+        deterministic: false,
     }
 }
 

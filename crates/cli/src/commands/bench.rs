@@ -48,6 +48,7 @@ impl Bench {
         let mut session = Session::start(
             source(&model, self.layers)?,
             CacheSettings::default(),
+            false,
             &self.backend,
             interrupts,
         )?;

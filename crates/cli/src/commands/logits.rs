@@ -39,6 +39,7 @@ impl Logits {
         let mut session = Session::start(
             source(&model, None)?,
             CacheSettings::default(),
+            false,
             &self.backend,
             interrupts,
         )?;

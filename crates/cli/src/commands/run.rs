@@ -114,6 +114,7 @@ impl Run {
         let mut session = Session::start(
             source(&model, None)?,
             self.cache.settings(&self.model),
+            self.cache.deterministic,
             &self.backend,
             interrupts,
         )?;

@@ -61,7 +61,8 @@ impl Folder {
 
     /// With what lies in a block and a state.
     pub fn naming_layout(mut self, layout: &Layout) -> Self {
-        let text = format!("{} tokens, {:?}", layout.block_tokens(), layout.groups());
+        let (n, stride) = (layout.block_tokens(), layout.stride());
+        let text = format!("{n} tokens, at multiples of {stride}, {:?}", layout.groups());
         self.parts.push(("layout", text));
         self
     }

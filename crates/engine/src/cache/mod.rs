@@ -10,6 +10,7 @@ mod disk;
 mod pools;
 mod tiers;
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use kvcache::{
@@ -38,6 +39,9 @@ pub(crate) const DISK_PATIENCE: Duration = Duration::from_millis(20);
 /// Bytes that are copied at once then.
 const SAVE_BYTES: u64 = 64 << 20;
 
+/// No token of any model is as large.
+const FIRST_NAME: u32 = 1 << 31;
+
 /// One model's cache.
 #[derive(Debug)]
 pub(crate) struct PrefixCache {
@@ -49,6 +53,8 @@ pub(crate) struct PrefixCache {
     born: Instant,
     /// What is being computed.
     issued: Vec<Array>,
+    /// Tokens that got names of their own.
+    n_named: u32,
 }
 
 /// What a pass made.
@@ -69,12 +75,19 @@ fn slot(table: &BlockTable<'_>, token: usize, written_from: usize) -> u32 {
 }
 
 impl PrefixCache {
-    /// With so many bytes for each tier, and what an earlier process left on disk.
+    /// With so many bytes for each tier, and what an earlier process left on disk. With a `stride`
+    /// of more than 1, answers do not depend on what is cached, bit for bit: sequences resume at
+    /// multiples of it alone, on rows that came from passes over whole strides.
     ///
     /// # Errors
     /// The model remembers nothing.
-    pub fn new(loaded: &Loaded, mut budgets: Budgets, folder: Option<Folder>) -> Result<Self> {
-        let pools = Pools::new(loaded.model.memory(), loaded.info.dtype);
+    pub fn new(
+        loaded: &Loaded,
+        mut budgets: Budgets,
+        folder: Option<Folder>,
+        stride: usize,
+    ) -> Result<Self> {
+        let pools = Pools::new(loaded.model.memory(), loaded.info.dtype, stride);
         let pools = pools.ok_or_else(|| Error::caller("the model has no layers that remember"))?;
         let measured = Measured::default();
         let policies = std::array::from_fn(|_| Policy::Hazard.build());
@@ -97,6 +110,7 @@ impl PrefixCache {
             measured,
             born: Instant::now(),
             issued: Vec::new(),
+            n_named: 0,
         })
     }
 
@@ -389,7 +403,8 @@ impl PrefixCache {
         passed: Passed,
     ) -> Result<()> {
         let mut at = self.books.position(seq).expect("it made a pass").at;
-        let mut rest = tokens;
+        let tokens = self.names(at, tokens);
+        let mut rest = &tokens[..];
         for (k, capture) in captures.iter().enumerate() {
             let (now, later) = rest.split_at(capture.at - at);
             self.books.advance(seq, now);
@@ -398,6 +413,27 @@ impl PrefixCache {
         }
         self.books.advance(seq, rest);
         Ok(())
+    }
+
+    /// Where a sequence that shares `n_tokens` may resume at most.
+    pub fn resumes_at(&self, n_tokens: usize) -> usize {
+        let stride = self.pools.layout().stride();
+        n_tokens / stride * stride
+    }
+
+    /// Tokens as the books are to know them after a pass over all of `tokens`, from `at` on: as
+    /// they are, or names that no prompt has, where others would not compute the same bits.
+    fn names<'t>(&mut self, at: usize, tokens: &'t [u32]) -> Cow<'t, [u32]> {
+        let stride = self.pools.layout().stride();
+        let is_whole = at.is_multiple_of(stride) && tokens.len().is_multiple_of(stride);
+        if stride == 1 || is_whole {
+            return Cow::Borrowed(tokens);
+        }
+        let name = |_| {
+            self.n_named = self.n_named.wrapping_add(1);
+            FIRST_NAME | self.n_named
+        };
+        tokens.iter().map(name).collect()
     }
 
     /// The same with nothing to capture.

@@ -43,8 +43,9 @@ pub(crate) struct Pools {
 pub(crate) type States = Vec<RecurrentState>;
 
 impl Pools {
-    /// Empty pools for layers that remember this; none if they remember nothing.
-    pub fn new(memory: Vec<Memory>, dtype: Dtype) -> Option<Self> {
+    /// Empty pools for layers that remember this, for sequences that resume at multiples of
+    /// `stride`; none if they remember nothing.
+    pub fn new(memory: Vec<Memory>, dtype: Dtype, stride: usize) -> Option<Self> {
         let mut groups = Vec::<Group>::new();
         let mut layers = Vec::new();
         for memory in memory {
@@ -65,7 +66,7 @@ impl Pools {
             groups[group].bytes += bytes;
             layers.push(Layer { memory, group });
         }
-        let layout = Layout::new(BLOCK_TOKENS, groups)?;
+        let layout = Layout::new(BLOCK_TOKENS, groups)?.resuming_at_multiples_of(stride);
         let n_groups = layout.groups().len();
         let mut pools = Self {
             layout,

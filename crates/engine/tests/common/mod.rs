@@ -17,9 +17,20 @@ pub fn engine() -> Engine {
 
 /// An engine with one of the small models in `goldens/quantized/`.
 pub fn engine_of(name: &str, cache: CacheSettings) -> Engine {
+    engine_in_chunks(name, cache, None, false)
+}
+
+/// The same with prompts in chunks of so many tokens.
+pub fn engine_in_chunks(
+    name: &str,
+    cache: CacheSettings,
+    chunk_tokens: Option<u32>,
+    deterministic: bool,
+) -> Engine {
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/quantized");
     let path = goldens.join(name).to_str().unwrap().to_owned();
-    let request = LoadRequest { source: ModelSource::Folder { path }, cache };
+    let source = ModelSource::Folder { path };
+    let request = LoadRequest { source, cache, chunk_tokens, deterministic };
     Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()))
         .map_err(|e| e.message)
         .unwrap()

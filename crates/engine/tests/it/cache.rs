@@ -206,6 +206,28 @@ fn damage_on_disk_is_a_miss() {
 }
 
 #[test]
+fn deterministic_answers_are_those_without_a_cache_bit_for_bit() {
+    for model in MODELS {
+        let folder = tempfile::tempdir().unwrap();
+        let plenty = {
+            let mut twice = Twice::new(model, CacheSettings::default());
+            converse(&mut twice, &mut Rng(4), 10);
+            twice.engine.cache_stats().tiers[0].cached_bytes
+        };
+        let settings = CacheSettings { device_bytes: Some(plenty), ..on_disk(folder.path()) };
+        let mut twice = Twice::deterministic(model, settings);
+        let (n_hit, _) = converse(&mut twice, &mut Rng(16), 40);
+        assert!(n_hit >= 10, "{model}: {n_hit} hits");
+        assert!(twice.n_compared > 500 && twice.worst == 0.0, "{model}: {}", twice.worst);
+        let prompt = Rng(17).tokens(3 * CHUNK_TOKENS + 5);
+        twice.ask(&prompt, &[100]);
+        let again = twice.ask(&prompt, &[]).cached_tokens as usize;
+        assert!(again > 0 && again.is_multiple_of(CHUNK_TOKENS), "{model}: {again}");
+        assert_eq!(twice.worst, 0.0, "{model}");
+    }
+}
+
+#[test]
 fn a_device_that_fails_costs_what_runs_and_no_answer() {
     for model in MODELS {
         let folder = tempfile::tempdir().unwrap();

@@ -48,7 +48,12 @@ fn a_request_becomes_a_folder_that_loads_and_a_report() {
     quantize(&again, None, &mut |_| ControlFlow::Continue(())).map_err(|e| e.message).unwrap();
     let source = ModelSource::Folder { path: again.target };
     let loaded = Engine::load(
-        &LoadRequest { source, cache: CacheSettings::default() },
+        &LoadRequest {
+            source,
+            cache: CacheSettings::default(),
+            chunk_tokens: None,
+            deterministic: false,
+        },
         None,
         &mut |_, _| ControlFlow::Continue(()),
     );

@@ -110,6 +110,9 @@ fn policies(budgets: [u64; 3]) -> [Box<dyn Evict>; 3] {
 impl World {
     pub fn new(block_tokens: usize, groups: Vec<Group>, budgets: [u64; 3], costs: Costs) -> Self {
         let layout = Layout::new(block_tokens, groups).expect("a sound layout");
+        // By the budgets too: most resume anywhere.
+        let stride = [1, 1, 1, 5][budgets[0] as usize / 7 % 4];
+        let layout = layout.resuming_at_multiples_of(stride);
         let policies = policies(budgets);
         let n_groups = layout.groups().len();
         let memory = || vec![HashMap::new(); n_groups];
@@ -417,10 +420,13 @@ impl World {
         let max = n_computed.min(prompt.len().saturating_sub(1));
         let is_captured = |n: &usize| self.captured.contains(&prefix_hash(ns, &prompt[..*n]));
         let needs_checkpoints = self.layout.needs_checkpoints();
+        let stride = self.layout.stride();
+        let mut places = (1..=max).rev().filter(|at| at % stride == 0);
         let n_usable = match needs_checkpoints {
-            true => (1..=max).rev().find(is_captured).unwrap_or(0),
-            false => max,
+            true => places.find(is_captured).unwrap_or(0),
+            false => places.next().unwrap_or(0),
         };
+        assert_eq!(found.usable % stride, 0, "{found:?}");
         assert!(found.seen <= n_computed && found.matched <= found.seen, "{found:?}");
         assert!(found.usable <= found.matched && found.usable <= n_usable, "{found:?}");
         let cold = found.candidates.iter().find(|c| c.at == 0).expect("cold is always possible");
