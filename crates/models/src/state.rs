@@ -87,7 +87,7 @@ impl RecurrentState {
 const GROWTH_TOKENS: i32 = 256;
 
 /// Buffers `[B, K, capacity, D]`, each with its own K and D, filled up to the sequence's position;
-/// or pools of blocks `[N, n, K, D]`, whose tokens are found by the tables of a step.
+/// or pools of blocks `[N, K, n, D]`, whose tokens are found by the tables of a step.
 #[derive(Debug, Default)]
 pub struct KvState {
     /// One of each kind that the layer keeps.
@@ -169,7 +169,7 @@ impl KvState {
 pub(crate) enum Kept<'s> {
     /// `[B, 1, T, D]`.
     Rows(Array),
-    /// `[N, n, 1, D]`, and where in it the tokens of each row are.
+    /// `[N, 1, n, D]`, and where in it the tokens of each row are.
     Blocks { pool: Array, table: &'s Array },
 }
 

@@ -156,7 +156,7 @@ impl Pools {
             }
             for (k, [n_heads, dim]) in buffers.iter().enumerate() {
                 let n_old = kv.buffers.get(k).map_or(0, |pool| pool.dim(0));
-                let shape = [n as i32 - n_old, BLOCK_TOKENS as i32, *n_heads, *dim];
+                let shape = [n as i32 - n_old, *n_heads, BLOCK_TOKENS as i32, *dim];
                 let room = Array::zeros(&shape, dtype)?;
                 let pool = match kv.buffers.get(k) {
                     Some(old) => mlx::concatenate(&[old, &room], 0)?,

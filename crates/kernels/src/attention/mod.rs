@@ -62,11 +62,12 @@ pub enum Kv<'a> {
         /// The position of the first key, at most that of any query.
         first_key: i32,
     },
-    /// Token t of row b lies at `[table[b, t / n], t mod n]`.
+    /// Token t of row b lies at `[table[b, t / n], :, t mod n]`: a head's tokens of a block stand
+    /// together, as a head reads them.
     Blocks {
-        /// A pool of N blocks of n tokens, `[N, n, K, D]`.
+        /// A pool of N blocks of n tokens, `[N, K, n, D]`.
         keys: &'a Array,
-        /// `[N, n, K, Dv]`.
+        /// `[N, K, n, Dv]`.
         values: &'a Array,
         /// Numbers of blocks `[B, max]`, u32. What no query sees may be anything.
         table: &'a Array,
@@ -157,10 +158,10 @@ impl Attention<'_> {
                 let [_, width] = dims(OP, "table", table)?;
                 expect_dtype(OP, "table", table, Dtype::U32)?;
                 expect_shape(OP, "table", table, &[rows, width])?;
-                let Some(room) = width.checked_mul(second) else {
-                    return refuse(table, format!("blocks of {second} are too many tokens"));
+                let Some(room) = width.checked_mul(third) else {
+                    return refuse(table, format!("blocks of {third} are too many tokens"));
                 };
-                (third, room)
+                (second, room)
             }
         };
         if heads % kv_heads != 0 {

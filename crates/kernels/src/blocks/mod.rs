@@ -1,4 +1,4 @@
-//! Whole blocks of a pool, `[N, n, K, D]`: brought in from elsewhere, taken out to elsewhere, and
+//! Whole blocks of a pool, `[N, K, n, D]`: brought in from elsewhere, taken out to elsewhere, and
 //! copied within. What attention reads and writes token by token is
 //! [`self_attention`](crate::self_attention)'s.
 //!
@@ -56,13 +56,13 @@ pub fn write_reference(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Array
 /// # Errors
 /// Shapes or dtypes do not fit each other.
 pub fn laid_out(pool: &Array, table: &Array) -> Result<Array> {
-    let [n_blocks, n_tokens, n_heads, dim] = dims(OP, "pool", pool)?;
+    let [n_blocks, n_heads, n_tokens, dim] = dims(OP, "pool", pool)?;
     let [rows, width] = dims(OP, "table", table)?;
     expect_dtype(OP, "table", table, Dtype::U32)?;
     let known = table.lt(&Array::from_slice(&[n_blocks as u32], &[])?)?;
     let table = known.select(table, &Array::from_slice(&[0u32], &[])?)?;
-    let blocks = pool.take(&table, 0)?; // [B, max, n, K, D]
-    blocks.reshape(&[rows, width * n_tokens, n_heads, dim])?.swap_axes(1, 2)
+    let blocks = pool.take(&table, 0)?.swap_axes(1, 2)?; // [B, K, max, n, D]
+    blocks.reshape(&[rows, n_heads, width * n_tokens, dim])
 }
 
 fn check(pool: &Array, ids: &[u32]) -> Result<()> {
@@ -78,8 +78,8 @@ fn check(pool: &Array, ids: &[u32]) -> Result<()> {
 
 fn check_write(pool: &Array, blocks: &Array, ids: &[u32]) -> Result<()> {
     check(pool, ids)?;
-    let [_, n_tokens, n_heads, dim] = dims(OP, "pool", pool)?;
-    expect_shape(OP, "blocks", blocks, &[ids.len() as i32, n_tokens, n_heads, dim])?;
+    let [_, n_heads, n_tokens, dim] = dims(OP, "pool", pool)?;
+    expect_shape(OP, "blocks", blocks, &[ids.len() as i32, n_heads, n_tokens, dim])?;
     expect_dtype(OP, "blocks", blocks, pool.dtype())?;
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();

@@ -93,7 +93,7 @@ fn attended(a: &SelfAttention<'_>, cache: &Cache, sizes: Sizes) -> Result<Array>
             queries,
             keys: match a.layout {
                 Layout::Rows { .. } => cache.keys.dim(2),
-                Layout::Blocks { table, .. } => table.dim(1).saturating_mul(cache.keys.dim(1)),
+                Layout::Blocks { table, .. } => table.dim(1).saturating_mul(cache.keys.dim(2)),
             },
             dim,
             value_dim,
@@ -231,21 +231,20 @@ impl Place {
                 (Begins::Rows { strides, first: Some(positions) }, head)
             }
             Place::Slots => {
-                let slot = size(third) * size(dim);
-                (Begins::Each(places(&ins[0], size(first) * size(second), slot)?), size(dim))
+                let sizes = [first, second, third, dim].map(size);
+                (Begins::Each(places(&ins[0], sizes)?), size(third) * size(dim))
             }
         };
         Ok(Target { out: Parts::new(cache)?, begins, by_head })
     }
 }
 
-/// Where the tokens with these slots, of `slot_size` elements each, begin in a pool.
+/// Where the first heads of the tokens with these slots begin in a pool of these sizes.
 fn places(
     slots: &StridedRef<'_>,
-    n_slots: usize,
-    slot_size: usize,
+    [n_blocks, n_heads, block, dim]: [usize; 4],
 ) -> std::result::Result<Vec<Option<usize>>, Failure> {
-    let slots = numbers(slots, u32::from_le_bytes);
+    let (slots, n_slots) = (numbers(slots, u32::from_le_bytes), n_blocks * block);
     let mut taken = slots.iter().copied().filter(|slot| *slot != NOWHERE).collect::<Vec<_>>();
     taken.sort_unstable();
     if let Some(slot) = taken.last().filter(|slot| **slot as usize >= n_slots) {
@@ -254,6 +253,7 @@ fn places(
     if let Some(pair) = taken.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(format!("self_attention: two tokens go to slot {}", pair[0]));
     }
-    let begin = |slot: u32| (slot != NOWHERE).then(|| slot as usize * slot_size);
-    Ok(slots.into_iter().map(begin).collect())
+    let begin = |slot: usize| (slot / block * n_heads * block + slot % block) * dim;
+    let begins = slots.into_iter().map(|slot| (slot != NOWHERE).then(|| begin(slot as usize)));
+    Ok(begins.collect())
 }

@@ -36,7 +36,7 @@ pub(super) fn extend(
     let Layout::Blocks { table, slots, begins } = layout else {
         unreachable!("rows are not extended this way")
     };
-    let [n, n_heads, dim] = [1, 2, 3].map(|axis| pool.dim(axis));
+    let [n_heads, n, dim] = [1, 2, 3].map(|axis| pool.dim(axis));
     let (rows, width) = (table.dim(0), table.dim(1));
     let widest = RUN_BYTES / pool.dtype().size_bytes() as i32;
     let run = (1..=widest).rev().find(|run| run.count_ones() == 1 && dim % run == 0).unwrap_or(1);

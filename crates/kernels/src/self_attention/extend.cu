@@ -8,7 +8,7 @@ namespace offshoot {
 
 constexpr unsigned NOWHERE = 0xffffffffu;
 
-// pool [N, BLOCK, HEADS, DIM]; fresh [B, HEADS, L, DIM] if BY_HEAD, else [B, L, HEADS, DIM]; table
+// pool [N, HEADS, BLOCK, DIM]; fresh [B, HEADS, L, DIM] if BY_HEAD, else [B, L, HEADS, DIM]; table
 // [B, width]; slots [B, L]; begins [B]: the position of each row's first new token. out
 // [B, HEADS, width * BLOCK, DIM], zero from a row's end on and before its window. A thread moves
 // RUN elements.
@@ -38,11 +38,12 @@ __device__ void extend(
           ? ((static_cast<long>(row) * HEADS + head) * n_new + i) * DIM
           : ((static_cast<long>(row) * n_new + i) * HEADS + head) * DIM;
       value = *reinterpret_cast<const Run<T, RUN>*>(fresh + at + part * RUN);
-      T* to = const_cast<T*>(pool) + (static_cast<long>(slot) * HEADS + head) * DIM;
+      const long place = (static_cast<long>(slot / BLOCK) * HEADS + head) * BLOCK + slot % BLOCK;
+      T* to = const_cast<T*>(pool) + place * DIM;
       *reinterpret_cast<Run<T, RUN>*>(to + part * RUN) = value;
     } else {
       const long block = table[static_cast<long>(row) * width + token / BLOCK];
-      const T* from = pool + ((block * BLOCK + token % BLOCK) * HEADS + head) * DIM;
+      const T* from = pool + ((block * HEADS + head) * BLOCK + token % BLOCK) * DIM;
       value = *reinterpret_cast<const Run<T, RUN>*>(from + part * RUN);
     }
   }

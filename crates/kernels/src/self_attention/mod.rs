@@ -60,7 +60,7 @@ pub enum Layout<'a> {
         /// The positions of the rows as numbers, where `q.positions` has them as an array.
         begins: Option<&'a [i32]>,
     },
-    /// Pools of N blocks of n tokens, keys `[N, n, K, D]` and values `[N, n, K, Dv]`. Of the last
+    /// Pools of N blocks of n tokens, keys `[N, K, n, D]` and values `[N, K, n, Dv]`. Of the last
     /// slot, N·n − 1, nothing is known after a call.
     Blocks {
         /// Numbers of blocks `[B, max]`, u32: token t of row b lies in block `t / n` of its row.
@@ -86,7 +86,7 @@ pub struct Cache {
     pub values: Array,
 }
 
-/// A pool `[N, n, K, D]` with `new` `[B, L, K·D]` at the slots of a [`Layout::Blocks`]: for caches
+/// A pool `[N, K, n, D]` with `new` `[B, L, K·D]` at the slots of a [`Layout::Blocks`]: for caches
 /// that are read in other ways than [`SelfAttention`]'s. A pool that nothing else holds is written
 /// in place, on CUDA any pool.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ fn check_slots<'a>(pool: &Array, new: &Array, layout: Layout<'a>) -> Result<&'a 
     let Layout::Blocks { table, slots, begins } = layout else {
         unreachable!("rows are extended by `write_rows`")
     };
-    let [_, _, n_heads, dim] = dims(OP, "pool", pool)?;
+    let [_, n_heads, _, dim] = dims(OP, "pool", pool)?;
     let [rows, n_tokens, _] = dims(OP, "new", new)?;
     let [_, width] = dims(OP, "table", table)?;
     expect_float(OP, "pool", pool)?;
@@ -192,14 +192,14 @@ impl SelfAttention<'_> {
     fn check(&self, cache: &Cache) -> Result<Sizes> {
         let (q, k) = (self.q.check()?, self.k.check()?);
         let (keys, values) = (&cache.keys, &cache.values);
-        let [first, second, third, _] = dims(OP, "keys", keys)?;
+        let [first, _, third, _] = dims(OP, "keys", keys)?;
         let [_, _, _, value_dim] = dims(OP, "values", values)?;
         let n_kv_heads = self.k.n_heads;
         expect_shape(OP, "k", self.k.x, &[q.rows, q.tokens, self.k.x.dim(2)])?;
         expect_shape(OP, "v", self.v, &[q.rows, q.tokens, n_kv_heads * value_dim])?;
         let [a, b, c] = match self.layout {
             Layout::Rows { .. } => [q.rows, n_kv_heads, third],
-            Layout::Blocks { .. } => [first, second, n_kv_heads],
+            Layout::Blocks { .. } => [first, n_kv_heads, third],
         };
         expect_shape(OP, "keys", keys, &[a, b, c, self.k.head_dim])?;
         expect_shape(OP, "values", values, &[a, b, c, value_dim])?;

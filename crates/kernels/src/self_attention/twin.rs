@@ -64,12 +64,12 @@ fn attend_over(
 
 /// What goes nowhere goes to the last slot.
 pub(super) fn write_slots(pool: &Array, new: &Array, slots: &Array) -> Result<Array> {
-    let [n_blocks, n, n_heads, dim] = [0, 1, 2, 3].map(|axis| pool.dim(axis));
-    let last = Array::from_slice(&[(n_blocks * n - 1) as u32], &[])?;
-    let slots = slots.flatten(0, 1)?.minimum(&last)?;
-    let rows = new.reshape(&[-1, 1, n_heads, dim])?; // [B·L, 1, K, D]
-    let flat = pool.reshape(&[n_blocks * n, n_heads, dim])?;
-    flat.scatter(&[&slots], &rows, &[0])?.reshape(pool.shape())
+    let [n_blocks, n_heads, n, dim] = [0, 1, 2, 3].map(|axis| pool.dim(axis));
+    let number = |x: i32| Array::from_slice(&[x as u32], &[]);
+    let slots = slots.flatten(0, 1)?.minimum(&number(n_blocks * n - 1)?)?;
+    let (block, place) = (slots.floor_div(&number(n)?)?, slots.rem(&number(n)?)?);
+    let rows = new.reshape(&[-1, 1, n_heads, 1, dim])?; // [B·L, 1, K, 1, D]
+    pool.scatter(&[&block, &place], &rows, &[0, 2])
 }
 
 /// `buffer` `[B, K, T, D]` with `new` `[B, K, L, D]` from token `begins[b]` of row b on, or from

@@ -153,12 +153,12 @@ impl Inputs {
                 for t in 0..room {
                     let block = place(b * max + t / n);
                     let source = ((b * kv_heads + h) * room + t) * dim;
-                    let target = ((block * n + t % n) * kv_heads + h) * dim;
+                    let target = ((block * kv_heads + h) * n + t % n) * dim;
                     to[target as usize..][..dim as usize]
                         .copy_from_slice(&from[source as usize..][..dim as usize]);
                 }
             }
-            let pool = Array::from_slice(&to, &[n_blocks, n, kv_heads, dim]).unwrap();
+            let pool = Array::from_slice(&to, &[n_blocks, kv_heads, n, dim]).unwrap();
             pool.astype(x.dtype()).unwrap()
         };
         let used = |b: i32, i: i32| i * n < self.case.positions[b as usize] + self.case.queries;

@@ -49,8 +49,8 @@ fn a_pool_that_nothing_else_holds_is_written_in_place() {
     let (before, pool) = address(Array::zeros(&[50, 4, 3, 5], Dtype::F32).unwrap());
     let new = Array::full(&[1, 4, 3, 5], 2.0, Dtype::F32).unwrap();
     let pool = blocks::write(pool, &new, &[7]).unwrap();
-    let tokens = Array::full(&[1, 2, 15], 3.0, Dtype::F32).unwrap();
-    let slots = Array::from_slice(&[9u32, 4], &[1, 2]).unwrap();
+    let tokens = Array::full(&[1, 2, 20], 3.0, Dtype::F32).unwrap();
+    let slots = Array::from_slice(&[7u32, 4], &[1, 2]).unwrap();
     let table = Array::from_slice(&[2u32, 1], &[1, 2]).unwrap();
     let begins = Array::from_slice(&[0], &[1]).unwrap();
     let layout = Layout::Blocks { table: &table, slots: &slots, begins: &begins };
@@ -69,7 +69,7 @@ fn tokens_go_to_their_slots_and_some_nowhere() {
     for (dtype, dim) in [(Dtype::F32, 5), (Dtype::Bf16, 6), (Dtype::F16, 24), (Dtype::Bf16, 64)] {
         let mut values = Values(2);
         let size = 2 * dim as usize;
-        let pool = values.array(&[5, 4, 2, dim], |x| x).astype(dtype).unwrap();
+        let pool = values.array(&[5, 2, 4, dim], |x| x).astype(dtype).unwrap();
         let new = values.array(&[2, 3, 2 * dim], |x| x).astype(dtype).unwrap();
         mlx::eval([&pool, &new]).unwrap();
         // Row 0 has tokens 0..3 in block 1, the third of them known; row 1 tokens 3..6 in blocks 3
@@ -78,10 +78,17 @@ fn tokens_go_to_their_slots_and_some_nowhere() {
         let table = Array::from_slice(&[1u32, 2, 3, 0], &[2, 2]).unwrap();
         let begins = Array::from_slice(&[0, 3], &[2]).unwrap();
         let layout = Layout::Blocks { table: &table, slots: &slots, begins: &begins };
-        let known = |x: &Array| numbers(x)[..19 * size].to_vec(); // The last slot is nobody's.
+        // The last slot, in the last block, is nobody's.
+        let known = |x: &Array| numbers(x)[..16 * size].to_vec();
         let mut wanted = known(&pool);
-        for (token, slot) in [(0, 4), (1, 5), (3, 15), (5, 1)] {
-            wanted[slot * size..][..size].copy_from_slice(&numbers(&new)[token * size..][..size]);
+        let dim = dim as usize;
+        for (token, slot, head) in [(0, 4), (1, 5), (3, 15), (5, 1)]
+            .into_iter()
+            .flat_map(|(token, slot)| [0, 1].map(|head| (token, slot, head)))
+        {
+            let to = ((slot / 4 * 2 + head) * 4 + slot % 4) * dim;
+            let from = &numbers(&new)[token * size + head * dim..][..dim];
+            wanted[to..][..dim].copy_from_slice(from);
         }
         assert_eq!(known(&extend_reference(&pool, &new, layout).unwrap()), wanted);
         let made = extend(pool, &new, layout).unwrap();

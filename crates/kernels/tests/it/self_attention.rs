@@ -207,7 +207,7 @@ fn in_blocks_as_in_rows_and_as_in_the_twin() {
     for (layer, dtype) in LAYERS.iter().flat_map(|l| [Dtype::F32, Dtype::Bf16].map(|d| (*l, d))) {
         let mut values = Values(layer.dim as u64 + 1);
         let weights = Weights::new(layer, &mut values);
-        let pool = |dim| Array::zeros(&[14, 4, layer.kv_heads, dim], dtype).unwrap();
+        let pool = |dim| Array::zeros(&[14, layer.kv_heads, 4, dim], dtype).unwrap();
         let pools = || Cache { keys: pool(layer.dim), values: pool(layer.value_dim) };
         let (mut first, mut second) = (pools(), pools());
         let mut rows = weights.cache(2, 24, dtype);
@@ -247,7 +247,7 @@ fn slots_that_are_none_or_meet_are_refused() {
     let mut values = Values(6);
     let weights = Weights::new(PLAIN, &mut values);
     let (tokens, masks) = (weights.tokens(2, 3, Dtype::F32, &mut values), Masks::default());
-    let pool = || Array::zeros(&[14, 4, 2, 24], Dtype::F32).unwrap();
+    let pool = || Array::zeros(&[14, 2, 4, 24], Dtype::F32).unwrap();
     let table = Blocks::new().table();
     let floats = table.astype(Dtype::F32).unwrap();
     let call = |table, slots: &Array| {

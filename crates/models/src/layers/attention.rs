@@ -158,7 +158,7 @@ impl Mixer for Attention {
             layout: kv.layout(step),
         };
         let shape = [x.dim(0), c.n_kv_heads, 0, c.head_dim];
-        let [keys, values] = kv.take([shape; 2], x.dtype(), step)?; // [B, K, T, D] or [N, n, K, D]
+        let [keys, values] = kv.take([shape; 2], x.dtype(), step)?; // [B, K, T, D] or [N, K, n, D]
         let Attended { out, cache } = attention.run(Cache { keys, values })?; // [B, L, H·D]
         kv.keep([cache.keys, cache.values]);
         self.o_proj.forward(&match gate {

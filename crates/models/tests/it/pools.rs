@@ -29,7 +29,7 @@ impl Pools {
                     windows.len() - 1
                 });
                 let pool = |[n_heads, dim]: &[i32; 2]| {
-                    let shape = [N_BLOCKS as i32 + 1, BLOCK_TOKENS as i32, *n_heads, *dim];
+                    let shape = [N_BLOCKS as i32 + 1, *n_heads, BLOCK_TOKENS as i32, *dim];
                     Array::full(&shape, 1e3, loaded.info.dtype).unwrap()
                 };
                 LayerState::Kv(KvState::pools(buffers.iter().map(pool).collect(), group))

@@ -135,7 +135,7 @@ impl<'a> Task<'a> {
             Some(table) => Place::Blocks {
                 table: numbers(table, u32::from_le_bytes),
                 max: table.shape[1] as usize,
-                block: ins[1].shape[1] as usize,
+                block: ins[1].shape[2] as usize,
             },
         };
         let positions = next(given.positions).map(|list| numbers(list, i32::from_le_bytes));

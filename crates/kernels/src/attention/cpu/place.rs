@@ -72,7 +72,7 @@ impl Place {
         match self {
             Place::Rows { first_key } => [row, head, token - first_key],
             Place::Blocks { table, max, block } => {
-                [table[row * max + token / block] as usize, token % block, head]
+                [table[row * max + token / block] as usize, head, token % block]
             }
         }
     }
