@@ -205,9 +205,7 @@ impl Engine {
             None => self.waiting.iter().position(is_it).and_then(|i| self.waiting.remove(i)),
         };
         let Some(mut sequence) = sequence else { return Default::default() };
-        if let Err(error) = sequence.end(&mut self.cache) {
-            eprintln!("warning: {id} leaves nothing to the cache: {}", error.message);
-        }
+        sequence.end(&mut self.cache);
         (sequence.usage(), sequence.timings())
     }
 
@@ -233,7 +231,7 @@ impl Engine {
             match result {
                 Ok(ControlFlow::Continue(())) => i += 1,
                 Ok(ControlFlow::Break(())) => {
-                    self.running.remove(i).end(cache)?;
+                    self.running.remove(i).end(cache);
                     mlx::memory::clear_cache()?;
                 }
                 Err(error) if error.fault == Fault::Ours => return Err(error),
@@ -244,12 +242,18 @@ impl Engine {
                 Err(Error { fault, message, .. }) => {
                     let mut sequence = self.running.remove(i);
                     emit(Event::Failed { id: Some(sequence.request.id), fault, message });
-                    sequence.end(cache)?;
+                    sequence.end(cache);
                 }
             }
         }
         let is_idle = self.running.is_empty() && self.waiting.is_empty();
-        Ok(self.copy_down(is_idle)? || !is_idle)
+        match self.copy_down(is_idle) {
+            Err(error) if error.is_of_device && error.fault != Fault::Ours => {
+                self.recover(&error, emit)?;
+                Ok(true)
+            }
+            copied => Ok(copied? || !is_idle),
+        }
     }
 
     /// Copies what is new to other tiers: all of it when nothing else is to be done, now and then a

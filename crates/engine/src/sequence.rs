@@ -185,20 +185,19 @@ impl Sequence {
         Ok((sampled, passed))
     }
 
-    /// Leaves the cache what was computed. Nothing to do twice, or before it began.
-    ///
-    /// # Errors
-    /// Memory is short.
-    pub fn end(&mut self, cache: &mut PrefixCache) -> Result<()> {
-        let Some(Seat { seq, .. }) = self.seat.take() else { return Ok(()) };
+    /// Leaves the cache what was computed. Nothing to do twice, or before it began. What cannot be
+    /// kept costs nobody an answer.
+    pub fn end(&mut self, cache: &mut PrefixCache) {
+        let Some(Seat { seq, .. }) = self.seat.take() else { return };
         let class = match self.is_prefilling() {
             true => Class::TurnEnd,
             false => Class::OutputEnd(Waiting::Person),
         };
         let is_new = cache.position(seq).is_some_and(|position| position.at > self.n_cached);
-        let captured = if is_new { cache.capture(seq, class) } else { Ok(()) };
+        if is_new && let Err(error) = cache.capture(seq, class) {
+            eprintln!("warning: {} leaves no state behind: {}", self.request.id, error.message);
+        }
         cache.end(seq);
-        captured
     }
 
     /// Ends without a look at what was computed.

@@ -7,6 +7,7 @@
 
 mod costs;
 mod disk;
+mod moves;
 mod pools;
 mod tiers;
 
@@ -21,8 +22,8 @@ use mlx::{Array, Backend, Device};
 use models::{Blocks, Loaded, Step};
 
 use self::costs::Measured;
+use self::disk::Disk;
 pub(crate) use self::disk::Folder;
-use self::disk::{Disk, Done};
 use self::pools::{BLOCK_TOKENS, Pools, States};
 use self::tiers::Tiers;
 use crate::{Error, Result};
@@ -32,13 +33,8 @@ const NOWHERE: u32 = kernels::self_attention::NOWHERE;
 /// Blocks by which tables grow, so that their shapes change rarely.
 const TABLE_STRIDE: usize = 16;
 
-/// Time to write what is not on disk yet when a model is unloaded.
-const MAX_SAVE: Duration = Duration::from_secs(3);
 /// How long to wait for a disk when there is nothing else to do.
 pub(crate) const DISK_PATIENCE: Duration = Duration::from_millis(20);
-/// Bytes that are copied at once then.
-const SAVE_BYTES: u64 = 64 << 20;
-
 /// No token of any model is as large.
 const FIRST_NAME: u32 = 1 << 31;
 
@@ -171,8 +167,17 @@ impl PrefixCache {
             Ok(begun) => begun,
             Err(no_room) => return Ok(Err(no_room)),
         };
+        let restores = ops.iter().filter_map(|op| match op {
+            Op::Restore(transfer) => Some(transfer.id),
+            _ => None,
+        });
+        let restores = restores.collect::<Vec<_>>();
         if let Err(error) = self.obey(ops) {
+            // The disk is asked last: what failed before it is not on its way.
             self.books.end(seq, self.now());
+            for id in restores {
+                self.books.finish(id, false, self.now());
+            }
             return Err(error);
         }
         Ok(Ok((seq, found)))
@@ -184,6 +189,10 @@ impl PrefixCache {
     }
 
     fn obey(&mut self, ops: Vec<Op>) -> Result<()> {
+        for op in &ops {
+            let Op::Restore(transfer) = op else { continue };
+            transfer.items.iter().try_for_each(|item| self.fit(item.group, item.to.0))?;
+        }
         for op in ops {
             match op {
                 Op::CopyBlock { group, from, to, .. } => {
@@ -199,20 +208,15 @@ impl PrefixCache {
                     self.fit(group, to.0)?;
                     self.pools.set_slot(group, to.0, None);
                 }
-                Op::Restore(transfer) => {
-                    for item in &transfer.items {
-                        self.fit(item.group, item.to.0)?;
+                Op::Restore(transfer) => match (transfer.from, &mut self.disk) {
+                    (Tier::Disk, Some(disk)) => disk.read(transfer),
+                    _ => {
+                        let begun = Instant::now();
+                        let is_ok = self.tiers.bring_up(&transfer, &mut self.pools)?;
+                        self.measured.moved(transfer.from, transfer.n_bytes, begun.elapsed());
+                        self.finish(transfer.id, is_ok)?;
                     }
-                    match (transfer.from, &mut self.disk) {
-                        (Tier::Disk, Some(disk)) => disk.read(transfer),
-                        _ => {
-                            let begun = Instant::now();
-                            let is_ok = self.tiers.bring_up(&transfer, &mut self.pools)?;
-                            self.measured.moved(transfer.from, transfer.n_bytes, begun.elapsed());
-                            self.finish(transfer.id, is_ok)?;
-                        }
-                    }
-                }
+                },
             }
         }
         Ok(())
@@ -477,115 +481,8 @@ impl PrefixCache {
         self.books.measured(self.measured.costs());
     }
 
-    /// Copies about `max_bytes` of what is new to the tier below; whether there was anything.
-    ///
-    /// # Errors
-    /// MLX refuses an operation.
-    pub fn copy_down(&mut self, max_bytes: u64) -> Result<bool> {
-        if self.disk.as_ref().is_some_and(|disk| !disk.has_room()) {
-            return Ok(false);
-        }
-        let transfers = self.books.next_copies(max_bytes, self.now());
-        let is_any = !transfers.is_empty();
-        for transfer in transfers {
-            let pieces = self.tiers.take_down(&transfer, &self.pools)?;
-            let extent = transfer.items.first().and_then(|item| item.place).map(|p| p.extent);
-            match (transfer.to, &mut self.disk, self.books.record(transfer.id), pieces, extent) {
-                (Tier::Disk, Some(disk), Some(record), Some(pieces), Some(extent)) => {
-                    disk.write(transfer.id, extent, record, pieces);
-                }
-                (Tier::Host, _, _, Some(pieces), _) => {
-                    self.tiers.keep(&transfer, pieces);
-                    self.finish(transfer.id, true)?;
-                }
-                _ => self.finish(transfer.id, false)?,
-            }
-        }
-        Ok(is_any)
-    }
-
-    /// Takes up what the disk has done, for which it waits a while if nothing is there yet. Returns
-    /// whether the disk has done something or has something to do: there may be more to copy then.
-    ///
-    /// # Errors
-    /// MLX refuses an operation, or memory is short.
-    pub fn poll(&mut self, mut patience: Duration) -> Result<bool> {
-        let mut is_any = false;
-        while let Some(done) = self.disk.as_mut().and_then(|disk| disk.next(patience)) {
-            (patience, is_any) = (Duration::ZERO, true);
-            match done {
-                Done::Wrote { id, is_ok, .. } => self.finish(id, is_ok)?,
-                Done::Read { transfer, pieces, took } => {
-                    self.measured.moved(Tier::Disk, transfer.n_bytes, took);
-                    let is_ok = pieces.is_some();
-                    if let Some(pieces) = pieces {
-                        for item in &transfer.items {
-                            self.fit(item.group, item.to.0)?;
-                        }
-                        tiers::put_items(&transfer, &pieces, &mut self.pools)?;
-                    }
-                    self.finish(transfer.id, is_ok)?;
-                    if !is_ok {
-                        self.forget_disk();
-                    }
-                }
-            }
-        }
-        let dead = self.books.take_dead_extents();
-        if let Some(disk) = &mut self.disk {
-            disk.remove(dead);
-        }
-        Ok(is_any || self.disk.as_ref().is_some_and(Disk::is_busy))
-    }
-
-    /// A part of it is not what was written: none of it is asked for again.
-    fn forget_disk(&mut self) {
-        let budget = self.books.stats().tiers[2].budget_bytes;
-        self.books.resize(Tier::Disk, 0, self.now());
-        self.books.resize(Tier::Disk, budget, self.now());
-    }
-
-    /// Copies what is not on disk yet, as far as there is time for it.
-    fn save(&mut self) -> Result<()> {
-        let begun = Instant::now();
-        while self.disk.is_some() && begun.elapsed() < MAX_SAVE {
-            let has_copied = self.copy_down(SAVE_BYTES)?;
-            let is_busy = self.poll(if has_copied { Duration::ZERO } else { DISK_PATIENCE })?;
-            if !has_copied && !is_busy {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// Forgets a namespace.
     pub fn flush(&mut self, ns: Ns) {
         self.books.flush(ns);
-    }
-
-    /// Nothing on the device is to be trusted any more: sequences must have ended.
-    ///
-    /// # Errors
-    /// MLX refuses an operation, or something still holds what the device had.
-    pub fn forget_device(&mut self) -> Result<()> {
-        self.pools.clear();
-        self.issued.clear();
-        // What is on its way holds blocks; what comes from the disk is sound.
-        while self.poll(DISK_PATIENCE)? {}
-        let budget = self.books.stats().tiers[0].budget_bytes;
-        let n_held = self.books.resize(Tier::Device, 0, self.now());
-        self.books.resize(Tier::Device, budget, self.now());
-        match n_held {
-            0 => Ok(()),
-            n => Err(Error::ours(format!("{n} bytes that the device lost are still held"))),
-        }
-    }
-}
-
-impl Drop for PrefixCache {
-    fn drop(&mut self) {
-        if let Err(error) = self.save() {
-            eprintln!("warning: not all is cached on disk: {}", error.message);
-        }
     }
 }

@@ -1,0 +1,130 @@
+//! What moves between tiers: copies down in the background, bytes that the disk has read, and the
+//! end of what is not to be trusted.
+
+use std::time::{Duration, Instant};
+
+use kvcache::{Tier, Transfer};
+
+use super::disk::{Disk, Done};
+use super::{DISK_PATIENCE, PrefixCache, tiers};
+use crate::{Error, Result};
+
+/// Time to write what is not on disk yet when a model is unloaded.
+const MAX_SAVE: Duration = Duration::from_secs(3);
+/// Bytes that are copied at once then.
+const SAVE_BYTES: u64 = 64 << 20;
+
+impl PrefixCache {
+    /// Copies about `max_bytes` of what is new to the tier below; whether there was anything.
+    ///
+    /// # Errors
+    /// MLX refuses an operation.
+    pub fn copy_down(&mut self, max_bytes: u64) -> Result<bool> {
+        if self.disk.as_ref().is_some_and(|disk| !disk.has_room()) {
+            return Ok(false);
+        }
+        let transfers = self.books.next_copies(max_bytes, self.now());
+        let is_any = !transfers.is_empty();
+        for transfer in transfers {
+            let pieces = self.tiers.take_down(&transfer, &self.pools)?;
+            let extent = transfer.items.first().and_then(|item| item.place).map(|p| p.extent);
+            match (transfer.to, &mut self.disk, self.books.record(transfer.id), pieces, extent) {
+                (Tier::Disk, Some(disk), Some(record), Some(pieces), Some(extent)) => {
+                    disk.write(transfer.id, extent, record, pieces);
+                }
+                (Tier::Host, _, _, Some(pieces), _) => {
+                    self.tiers.keep(&transfer, pieces);
+                    self.finish(transfer.id, true)?;
+                }
+                _ => self.finish(transfer.id, false)?,
+            }
+        }
+        Ok(is_any)
+    }
+
+    /// Takes up what the disk has done, for which it waits a while if nothing is there yet. Returns
+    /// whether the disk has done something or has something to do: there may be more to copy then.
+    ///
+    /// # Errors
+    /// MLX refuses an operation, or memory is short.
+    pub fn poll(&mut self, mut patience: Duration) -> Result<bool> {
+        let mut is_any = false;
+        while let Some(done) = self.disk.as_mut().and_then(|disk| disk.next(patience)) {
+            (patience, is_any) = (Duration::ZERO, true);
+            match done {
+                Done::Wrote { id, is_ok, .. } => self.finish(id, is_ok)?,
+                Done::Read { transfer, pieces, took } => {
+                    self.measured.moved(Tier::Disk, transfer.n_bytes, took);
+                    let is_damaged = pieces.is_none();
+                    let put = pieces.map_or(Ok(false), |p| self.put(&transfer, &p).map(|()| true));
+                    self.finish(transfer.id, *put.as_ref().unwrap_or(&false))?;
+                    if is_damaged {
+                        self.forget_disk();
+                    }
+                    match put {
+                        Err(error) if error.is_of_device => return Err(error),
+                        Err(error) => eprintln!("warning: not restored: {}", error.message),
+                        Ok(_) => {}
+                    }
+                }
+            }
+        }
+        let dead = self.books.take_dead_extents();
+        if let Some(disk) = &mut self.disk {
+            disk.remove(dead);
+        }
+        Ok(is_any || self.disk.as_ref().is_some_and(Disk::is_busy))
+    }
+
+    /// Writes bytes that came from elsewhere where they go on the device.
+    fn put(&mut self, transfer: &Transfer, pieces: &[Vec<u8>]) -> Result<()> {
+        transfer.items.iter().try_for_each(|item| self.fit(item.group, item.to.0))?;
+        tiers::put_items(transfer, pieces, &mut self.pools)
+    }
+
+    /// A part of it is not what was written: none of it is asked for again.
+    fn forget_disk(&mut self) {
+        let budget = self.books.stats().tiers[2].budget_bytes;
+        self.books.resize(Tier::Disk, 0, self.now());
+        self.books.resize(Tier::Disk, budget, self.now());
+    }
+
+    /// Copies what is not on disk yet, as far as there is time for it.
+    fn save(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        while self.disk.is_some() && begun.elapsed() < MAX_SAVE {
+            let has_copied = self.copy_down(SAVE_BYTES)?;
+            let is_busy = self.poll(if has_copied { Duration::ZERO } else { DISK_PATIENCE })?;
+            if !has_copied && !is_busy {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing on the device is to be trusted any more: sequences must have ended.
+    ///
+    /// # Errors
+    /// MLX refuses an operation, or something still holds what the device had.
+    pub fn forget_device(&mut self) -> Result<()> {
+        self.pools.clear();
+        self.issued.clear();
+        // What is on its way holds blocks; what comes from the disk is sound.
+        while self.poll(DISK_PATIENCE)? {}
+        let budget = self.books.stats().tiers[0].budget_bytes;
+        let n_held = self.books.resize(Tier::Device, 0, self.now());
+        self.books.resize(Tier::Device, budget, self.now());
+        match n_held {
+            0 => Ok(()),
+            n => Err(Error::ours(format!("{n} bytes that the device lost are still held"))),
+        }
+    }
+}
+
+impl Drop for PrefixCache {
+    fn drop(&mut self) {
+        if let Err(error) = self.save() {
+            eprintln!("warning: not all is cached on disk: {}", error.message);
+        }
+    }
+}
