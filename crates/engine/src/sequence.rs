@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use kvcache::{Capture, Class, Match, NoRoom, Ns, SeqId, Waiting, plan_captures};
-use mlx::{Array, Backend, Device, Dtype};
+use mlx::{Array, Dtype};
 use models::Loaded;
 use protocol::{GenerateRequest, Timings, Usage};
 
@@ -278,14 +278,4 @@ impl Drawn {
         top.truncate(n as usize);
         Ok(Self { token, logprob, top })
     }
-}
-
-/// Waits for `current` where the next step must not begin before it is there: on the CPU an array
-/// is written in place only if nothing else is going to read it, so that a step begun while the
-/// one before still runs would copy all keys and values.
-pub(crate) fn wait_before_reuse<'a>(current: impl IntoIterator<Item = &'a Array>) -> Result<()> {
-    if Device::current_backend() == Backend::Cpu {
-        mlx::eval(current)?;
-    }
-    Ok(())
 }

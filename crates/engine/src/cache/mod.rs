@@ -391,7 +391,10 @@ impl PrefixCache {
     /// the CPU a pool is written in place only if nothing is going to read it.
     fn settle(&mut self) -> Result<()> {
         let issued = std::mem::take(&mut self.issued);
-        crate::sequence::wait_before_reuse(&issued)
+        if Device::current_backend() == Backend::Cpu {
+            mlx::eval(&issued)?;
+        }
+        Ok(())
     }
 
     /// The tokens of a pass are known: they are the sequence's from now on, and what was captured

@@ -197,7 +197,14 @@ pub fn converse(twice: &mut Twice, rng: &mut Rng, n_asked: usize) -> (u32, [u32;
     (n_hit, by_tier)
 }
 
-/// Settings with files in a folder, and a device that holds nothing for long.
+/// What ten prompts of such conversations leave on a device that has room for all.
+pub fn bytes_of_ten(model: &str) -> u64 {
+    let mut twice = Twice::new(model, CacheSettings::default());
+    converse(&mut twice, &mut Rng(4), 10);
+    twice.engine.cache_stats().tiers[0].cached_bytes
+}
+
+/// Settings with files in a folder.
 pub fn on_disk(folder: &Path) -> CacheSettings {
     let folder = folder.to_str().unwrap().to_owned();
     let disk = DiskSettings { folder, label: "golden".to_owned(), bytes: Some(1 << 30) };

@@ -4,7 +4,9 @@ use protocol::{
     Boundary, BoundaryKind, CacheSettings, CacheTier, Event, Fault, GenerateRequest, MissCause,
 };
 
-use crate::common::twice::{CHUNK_TOKENS, MODELS, N_NEW, Rng, TOLERANCE, Twice, converse, on_disk};
+use crate::common::twice::{
+    CHUNK_TOKENS, MODELS, N_NEW, Rng, TOLERANCE, Twice, bytes_of_ten, converse, on_disk,
+};
 use crate::common::{request, run};
 
 #[test]
@@ -57,12 +59,7 @@ fn prompts_may_part_at_any_token() {
 #[test]
 fn conversations_under_pressure_are_those_without_a_cache() {
     for model in MODELS {
-        let plenty = {
-            let mut twice = Twice::new(model, CacheSettings::default());
-            converse(&mut twice, &mut Rng(4), 10);
-            let device = twice.engine.cache_stats().tiers[0];
-            device.live_bytes + device.cached_bytes
-        };
+        let plenty = bytes_of_ten(model);
         // Room for a third of what ten would like to keep, and twice as much below.
         for host_bytes in [None, Some(plenty)] {
             let settings = CacheSettings { device_bytes: Some(plenty / 3), host_bytes, disk: None };
@@ -162,11 +159,7 @@ fn a_new_process_goes_on_where_the_last_one_ended() {
 fn conversations_that_go_through_the_disk_are_those_without_a_cache() {
     for model in MODELS {
         let folder = tempfile::tempdir().unwrap();
-        let plenty = {
-            let mut twice = Twice::new(model, CacheSettings::default());
-            converse(&mut twice, &mut Rng(4), 10);
-            twice.engine.cache_stats().tiers[0].cached_bytes
-        };
+        let plenty = bytes_of_ten(model);
         let device_bytes = Some(plenty / 3);
         let settings = CacheSettings { device_bytes, ..on_disk(folder.path()) };
         let mut twice = Twice::new(model, settings);
@@ -209,11 +202,7 @@ fn damage_on_disk_is_a_miss() {
 fn deterministic_answers_are_those_without_a_cache_bit_for_bit() {
     for model in MODELS {
         let folder = tempfile::tempdir().unwrap();
-        let plenty = {
-            let mut twice = Twice::new(model, CacheSettings::default());
-            converse(&mut twice, &mut Rng(4), 10);
-            twice.engine.cache_stats().tiers[0].cached_bytes
-        };
+        let plenty = bytes_of_ten(model);
         let settings = CacheSettings { device_bytes: Some(plenty), ..on_disk(folder.path()) };
         let mut twice = Twice::deterministic(model, settings);
         let (n_hit, _) = converse(&mut twice, &mut Rng(16), 40);
