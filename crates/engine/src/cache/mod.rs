@@ -83,7 +83,8 @@ impl PrefixCache {
         folder: Option<Folder>,
         stride: usize,
     ) -> Result<Self> {
-        let pools = Pools::new(loaded.model.memory(), loaded.info.dtype, stride);
+        let memory = loaded.model.memory();
+        let pools = Pools::new(memory, loaded.info.dtype, stride, budgets.0[0]);
         let pools = pools.ok_or_else(|| Error::caller("the model has no layers that remember"))?;
         let measured = Measured::default();
         let policies = std::array::from_fn(|_| Policy::Hazard.build());

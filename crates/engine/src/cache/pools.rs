@@ -2,9 +2,10 @@
 //! keeps something for each token, and slots of states for recurrent layers. Which block or slot is
 //! whose is `kvcache`'s to say; here they are arrays.
 //!
-//! Pools grow as their blocks come into use, by half or more at a time, a buffer after another. The
-//! last block of a pool belongs to nobody: what is written nowhere may land there. States are
-//! handles of arrays that nothing changes in place, so that copying one copies no bytes.
+//! Pools grow as their blocks come into use, by half or more at a time, a buffer after another, and
+//! not ahead of need beyond the device's budget. The last block of a pool belongs to nobody: what
+//! is written nowhere may land there. States are handles of arrays that nothing changes in place,
+//! so that copying one copies no bytes.
 
 use kernels::blocks;
 use kvcache::{Group, Kind, Layout};
@@ -37,6 +38,8 @@ pub(crate) struct Pools {
     n_blocks: Vec<usize>,
     /// For each group the states of every slot, in the order of its layers.
     slots: Vec<Vec<Vec<RecurrentState>>>,
+    /// Pools do not grow beyond it ahead of need.
+    budget_bytes: u64,
 }
 
 /// The memory of recurrent layers after the same tokens, in the order of layers.
@@ -44,8 +47,13 @@ pub(crate) type States = Vec<RecurrentState>;
 
 impl Pools {
     /// Empty pools for layers that remember this, for sequences that resume at multiples of
-    /// `stride`; none if they remember nothing.
-    pub fn new(memory: Vec<Memory>, dtype: Dtype, stride: usize) -> Option<Self> {
+    /// `stride`, of about `budget_bytes` at most; none if they remember nothing.
+    pub fn new(
+        memory: Vec<Memory>,
+        dtype: Dtype,
+        stride: usize,
+        budget_bytes: u64,
+    ) -> Option<Self> {
         let mut groups = Vec::<Group>::new();
         let mut layers = Vec::new();
         for memory in memory {
@@ -75,6 +83,7 @@ impl Pools {
             states: Vec::new(),
             n_blocks: Vec::new(),
             slots: vec![Vec::new(); n_groups],
+            budget_bytes,
         };
         pools.clear();
         Some(pools)
@@ -127,7 +136,12 @@ impl Pools {
     /// Blocks that a group has when it can hold `id`.
     fn grown(&self, group: usize, id: u32) -> usize {
         let (needed, n) = (id as usize + 2, self.n_blocks[group]);
-        if needed <= n { n } else { needed.max(n + n / 2).max(MIN_BLOCKS) }
+        if needed <= n {
+            return n;
+        }
+        let most = self.budget_bytes / self.layout.groups()[group].bytes;
+        let ahead = (n + n / 2).max(MIN_BLOCKS).min(most as usize + 1);
+        needed.max(ahead)
     }
 
     /// Makes room for block or slot `id` of a group.
