@@ -49,6 +49,7 @@ impl Folder {
             ("mlx", mlx::library_version().ok()?),
             ("backend", Device::current_backend().to_string()),
             ("model", format!("{} {} {:?}", info.family, info.dtype, info.quantization)),
+            ("exact", kernels::quantized::exact().to_string()),
             ("files", files(Path::new(path)).ok()?),
         ];
         (quota_bytes > 0).then(|| Self { root, label: disk.label.clone(), parts, quota_bytes })

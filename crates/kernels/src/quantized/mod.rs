@@ -36,6 +36,11 @@ pub fn set_exact(exact: bool) {
     EXACT.store(exact, Ordering::Relaxed);
 }
 
+/// What [`set_exact`] has set.
+pub fn exact() -> bool {
+    EXACT.load(Ordering::Relaxed)
+}
+
 /// What becomes of the products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Join {
@@ -199,7 +204,7 @@ fn on_cpu(
 }
 
 fn is_exact(x: &Array) -> bool {
-    x.dtype() == Dtype::F32 || EXACT.load(Ordering::Relaxed)
+    x.dtype() == Dtype::F32 || exact()
 }
 
 fn only(made: Vec<Array>) -> Array {
