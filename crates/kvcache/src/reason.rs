@@ -130,6 +130,15 @@ impl Cache {
         self.explain(ns, tokens, &self.trie.walk(ns, tokens))
     }
 
+    /// Leading tokens whose rows on the device are pinned: what begins on them takes no room for
+    /// them.
+    pub fn n_pinned(&self, ns: Ns, tokens: &[Token]) -> usize {
+        let walk = self.trie.walk(ns, tokens);
+        let nodes = walk.nodes.iter().map(|node| &self.trie.nodes[*node]);
+        let pinned = nodes.take_while(|node| node.n_locks[0] > 0).last();
+        pinned.map_or(0, |node| node.end().min(walk.covered[0]))
+    }
+
     pub(crate) fn explain(&self, ns: Ns, tokens: &[Token], walk: &Walk) -> Match {
         let candidates = self.candidates(tokens.len(), walk);
         let (usable, tier) = candidates.first().map_or((0, Tier::Device), |c| (c.at, c.tier));

@@ -144,3 +144,19 @@ fn a_flush_returns_everything_when_the_last_sequence_ends() {
         world.close();
     }
 }
+
+#[test]
+fn what_a_sequence_holds_is_pinned_for_others_until_it_ends() {
+    let mut world = world(4, &[FULL], [PLENTY, 0, 0]);
+    let prompt = text(1, 20);
+    let seq = world.begin(NS, prompt.clone()).expect("there is room");
+    run_to(&mut world, seq, 10);
+    let longer = join(&[prompt, text(2, 5)]);
+    assert_eq!(world.cache.n_pinned(NS, &longer), 10);
+    assert_eq!(world.cache.n_pinned(NS, &longer[..7]), 7);
+    assert_eq!(world.cache.n_pinned(NS, &text(2, 5)), 0);
+    assert_eq!(world.cache.n_pinned(Ns(2), &longer), 0);
+    world.end(seq);
+    assert_eq!(world.cache.n_pinned(NS, &longer), 0);
+    assert_eq!(world.cache.find(NS, &longer).usable, 10);
+}
