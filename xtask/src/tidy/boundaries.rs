@@ -20,6 +20,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("kvstore", "mlx-sys", "the command line looks into the cache's files without MLX"),
     ("kvstore", "tokio", "its callers bring the threads"),
     ("protocol", "tokenizers", "the protocol carries token ids, never text"),
+    ("scheduler", "kvcache", "the scheduler asks its owner, and knows no cache"),
     ("models", "kvcache", "models know nothing of the cache"),
     ("models", "scheduler", "models know nothing of the scheduler"),
     ("kernels", "models", "kernels know arrays, not models"),
