@@ -1,26 +1,229 @@
-//! Pools of blocks on CUDA: one launch writes the new tokens and lays out each row, then MLX's own
-//! attention runs over rows.
+//! Pools of blocks on CUDA. One new token of each row, in 16 bits: one launch writes it and attends
+//! through the table. Otherwise one launch writes the new tokens and lays out each row, then MLX's
+//! own attention runs over rows.
 //!
 //! MLX writes in place only what no launch under way still reads, and copies the whole array
 //! otherwise: a pool would be copied in every layer of every step. So the launch writes into its
 //! input. That is sound as long as each pool is extended once between two evaluations, which one
 //! pass over a model's layers does: launches of one evaluation come after those of the one before.
 
-use mlx::{Array, Launch, Result};
+use std::cell::OnceCell;
+
+use mlx::{Array, Dtype, Launch, Result};
 
 use super::{Attended, Cache, Layout, SelfAttention, attend_over_rows};
-use crate::cuda::Kernel;
+use crate::cuda::{Kernel, shared_limit_bytes};
 
 const THREADS: i32 = 256;
 /// Bytes that a thread moves at once, at most.
 const RUN_BYTES: i32 = 16;
 
+/// Blocks of threads that keep a large device busy.
+const MANY_GROUPS: i32 = 264;
+/// Parts of one row's tokens, at most: the last one to end joins them alone.
+const MAX_PARTS: i32 = 32;
+/// Rows times heads of keys that may wait for each other.
+const N_TICKETS: i32 = 4096;
+
 pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
     let (q, k) = (a.q.turn()?, a.k.turn()?);
+    let one = One::over(&q, &cache);
+    if one.fits() {
+        let call = Call { layout: a.layout, window: a.window, scale: a.scale, sinks: a.sinks };
+        let out = attend_one(&one, &q, [&k, a.v], [&cache.keys, &cache.values], call)?;
+        return Ok(Attended { out, cache });
+    }
     let keys = extend(&cache.keys, &k, true, a.layout, a.window)?;
     let values = extend(&cache.values, a.v, false, a.layout, a.window)?;
     let out = attend_over_rows(a, &q, &keys, &values)?;
     Ok(Attended { out, cache })
+}
+
+/// The sizes of attention of one new token per row.
+pub(super) struct One {
+    rows: i32,
+    tokens: i32,
+    heads: i32,
+    kv_heads: i32,
+    key_dim: i32,
+    value_dim: i32,
+    block: i32,
+    dtype: Dtype,
+    /// Values are the beginnings of keys.
+    is_shared: bool,
+}
+
+impl One {
+    /// Of queries `[B, H, L, D]` over keys and values.
+    pub fn over(q: &Array, cache: &Cache) -> Self {
+        let [rows, heads, tokens, key_dim] = [0, 1, 2, 3].map(|axis| q.dim(axis));
+        Self {
+            rows,
+            tokens,
+            heads,
+            kv_heads: cache.keys.dim(1),
+            key_dim,
+            value_dim: cache.values.dim(3),
+            block: cache.keys.dim(2),
+            dtype: q.dtype(),
+            is_shared: false,
+        }
+    }
+
+    /// Of queries `[B, H, L, D]` over latents, whose first elements are the values.
+    pub fn over_latents(q: &Array, pool: &Array, value_dim: i32) -> Self {
+        let [rows, heads, tokens, key_dim] = [0, 1, 2, 3].map(|axis| q.dim(axis));
+        Self {
+            rows,
+            tokens,
+            heads,
+            kv_heads: 1,
+            key_dim,
+            value_dim,
+            block: pool.dim(2),
+            dtype: q.dtype(),
+            is_shared: true,
+        }
+    }
+
+    /// Tokens that are read at once.
+    fn tile(&self) -> i32 {
+        if self.key_dim <= 128 { 64 } else { 32 }
+    }
+
+    fn shared_bytes(&self) -> i32 {
+        let tile = self.tile();
+        let rows = (self.heads / self.kv_heads + 15) / 16 * 16;
+        let values =
+            if self.is_shared { self.value_dim + 8 } else { 2 * tile * (self.value_dim + 8) };
+        let halves =
+            rows * (self.key_dim + 8) + 2 * tile * (self.key_dim + 8) + values + rows * (tile + 8);
+        2 * halves + 4 * rows * (tile + 4) + 3 * 4 * rows + 16
+    }
+
+    /// Whether there is a form for them.
+    pub fn fits(&self) -> bool {
+        let (keys, values) = (self.key_dim, self.value_dim);
+        self.tokens == 1
+            && matches!(self.dtype, Dtype::Bf16 | Dtype::F16)
+            && keys % 16 == 0
+            && keys <= 640
+            && [64, 128, 256, 512].contains(&values)
+            && self.heads / self.kv_heads <= 32
+            && self.rows * self.kv_heads <= N_TICKETS
+            && self.shared_bytes() <= shared_limit_bytes()
+    }
+
+    /// How many blocks of threads share a row's tokens: enough for the device, and not more than
+    /// have two tiles each.
+    fn parts(&self, n_tokens: i32) -> i32 {
+        let groups = self.rows * self.kv_heads;
+        let tiles = n_tokens / self.tile() + 1;
+        (MANY_GROUPS / groups).min(tiles / 2).clamp(1, MAX_PARTS)
+    }
+
+    /// Over at most `n_tokens` of every row.
+    fn launch(&self, kernel: &Kernel<'_>, n_tokens: i32, sink_dtype: Dtype) -> Result<Array> {
+        let parts = self.parts(n_tokens);
+        let kept = if parts > 1 { parts } else { 0 };
+        let made = kernel.launch(&Launch {
+            outputs: &[
+                (&[self.rows, 1, self.heads * self.value_dim], self.dtype),
+                (&[self.rows, self.heads, kept, self.value_dim], Dtype::F32),
+                (&[self.rows, self.heads, kept, 2], Dtype::F32),
+            ],
+            grid: [self.kv_heads * 128, self.rows, parts],
+            group: [128, 1, 1],
+            ints: &[
+                ("HEADS", self.heads),
+                ("KV", self.kv_heads),
+                ("DK", self.key_dim),
+                ("DV", self.value_dim),
+                ("BLOCK", self.block),
+                ("TILE", self.tile()),
+                ("SHARED", i32::from(self.is_shared)),
+            ],
+            dtypes: &[("T", self.dtype), ("S", sink_dtype)],
+        })?;
+        Ok(made.into_iter().next().expect("three outputs were asked for"))
+    }
+}
+
+thread_local! {
+    /// Zeros with which blocks of threads find out which is the last; they leave zeros behind.
+    static TICKETS: OnceCell<Array> = const { OnceCell::new() };
+}
+
+fn tickets() -> Result<Array> {
+    TICKETS.with(|tickets| match tickets.get() {
+        Some(tickets) => Ok(tickets.clone()),
+        None => {
+            let zeros = Array::zeros(&[N_TICKETS], Dtype::U32)?;
+            zeros.eval()?;
+            Ok(tickets.get_or_init(|| zeros).clone())
+        }
+    })
+}
+
+/// What attention is told beside arrays of tokens.
+pub(super) struct Call<'a> {
+    pub layout: Layout<'a>,
+    pub window: Option<i32>,
+    pub scale: f32,
+    pub sinks: Option<&'a Array>,
+}
+
+/// Attention of one new token per row, `new` keys and values, which are written into the pools on
+/// the way: `[B, 1, H·Dv]`.
+pub(super) fn attend_one(
+    s: &One,
+    q: &Array,
+    new: [&Array; 2],
+    pools: [&Array; 2],
+    a: Call<'_>,
+) -> Result<Array> {
+    let Layout::Blocks { table, slots, begins } = a.layout else {
+        unreachable!("rows are not attended over this way")
+    };
+    let (window, scale) = (a.window.unwrap_or(0), a.scale);
+    let n_tokens = table.dim(1) * s.block;
+    let n_seen = if window > 0 { n_tokens.min(window) } else { n_tokens };
+    let tickets = tickets()?;
+    let (sinks, sink_dtype) = match a.sinks {
+        Some(sinks) => ("sinks", sinks.dtype()),
+        None => ("static_cast<const T*>(nullptr)", s.dtype),
+    };
+    let of_values = |array| if s.is_shared { None } else { Some(array) };
+    let (new_values, values) =
+        if s.is_shared { ("new_keys", "keys") } else { ("new_values", "values") };
+    let shared_bytes = s.shared_bytes();
+    let kinds = u32::from(a.sinks.is_some()) + 2 * u32::from(s.is_shared);
+    let kernel = Kernel {
+        name: format!("offshoot_attend_{window}_{:x}_{shared_bytes}_{kinds}", scale.to_bits()),
+        source: include_str!("attend.cu"),
+        inputs: vec![
+            ("q", Some(q)),
+            ("new_keys", Some(new[0])),
+            ("new_values", of_values(new[1])),
+            ("keys", Some(pools[0])),
+            ("values", of_values(pools[1])),
+            ("table", Some(table)),
+            ("slots", Some(slots)),
+            ("begins", Some(begins)),
+            ("sinks", a.sinks),
+            ("tickets", Some(&tickets)),
+        ],
+        outputs: vec!["out", "part_out", "part_sums"],
+        call: &|| {
+            format!(
+                "offshoot::attend<HEADS, KV, DK, DV, BLOCK, TILE, SHARED, T, S>(q, new_keys, \
+                 {new_values}, keys, {values}, table, slots, begins, {sinks}, tickets, out, \
+                 part_out, part_sums, table_shape[1], {window}, {scale:e}f);"
+            )
+        },
+        shared_bytes,
+    };
+    s.launch(&kernel, n_seen, sink_dtype)
 }
 
 /// All tokens of each row `[B, K, T, D]`, T as many as the table has room for, after the new ones

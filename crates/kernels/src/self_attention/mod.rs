@@ -13,11 +13,12 @@
 //! |---|---|
 //! | [`SelfAttention::reference`] | everywhere: the twin, twins of the parts one after another |
 //! | `twin.rs` with the parts' fastest forms | Metal; CUDA over rows |
-//! | `cuda.rs` | CUDA over blocks: written in place and laid out in one launch for each pool |
+//! | `cuda.rs` | CUDA over blocks: one token per row in one launch; more laid out, then MLX's |
 //! | `cpu.rs` | CPU: three nodes, two write into the cache in place and one attends |
 
 mod cpu;
 mod cuda;
+mod latent;
 mod twin;
 
 use mlx::{Array, Backend, Device, Dtype, Result};
@@ -27,6 +28,7 @@ use crate::attention::{Attention, Kv, Masks};
 use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
 use crate::rope::{self, Heads};
 
+pub use self::latent::Latent;
 pub use self::twin::write_rows;
 
 const OP: &str = "self_attention";

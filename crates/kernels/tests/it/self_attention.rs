@@ -1,7 +1,7 @@
 //! Self-attention over a cache: the backend's form against the twin, chunk by chunk.
 
 use kernels::rope::{HeadNorm, Heads, Rotation};
-use kernels::self_attention::{Attended, Cache, Layout, NOWHERE, SelfAttention};
+use kernels::self_attention::{Attended, Cache, Latent, Layout, NOWHERE, SelfAttention};
 use kernels::{Masks, Positions};
 use mlx::{Array, Backend, Dtype};
 
@@ -237,6 +237,110 @@ fn in_blocks_as_in_rows_and_as_in_the_twin() {
             close(&what, &known(&found.cache.values), &known(&wanted.cache.values), 0.0);
             (first, second, rows) = (found.cache, wanted.cache, of_rows.cache);
             begins = begins.map(|begin| begin + n);
+        }
+    }
+}
+
+#[test]
+fn one_new_token_per_row_over_long_contexts_in_blocks() {
+    let _device = device();
+    const BLOCK: i32 = 32;
+    let sizes = [(14, 2, 64), (6, 6, 128), (16, 2, 128), (5, 1, 256), (34, 2, 64)];
+    let kinds = [(None, false), (Some(40), false), (None, true), (Some(333), true)];
+    let begins = [0i32, 1, 63, 64, 517, 1_029];
+    let rows = begins.len() as i32;
+    let per_row = 1_030 / BLOCK + 1;
+    for (i, ((heads, kv_heads, dim), dtype)) in
+        sizes.iter().flat_map(|s| [Dtype::Bf16, Dtype::F16].map(|d| (*s, d))).enumerate()
+    {
+        let (window, sinks) = kinds[i % kinds.len()];
+        let layer =
+            Layer { heads, kv_heads, dim, value_dim: dim, norms: true, window, sinks, ..PLAIN };
+        let mut values = Values(i as u64);
+        let weights = Weights::new(layer, &mut values);
+        // Blocks of the rows by turns, and one that is nobody's.
+        let n_blocks = rows * per_row + 1;
+        let table = (0..rows).flat_map(|b| (0..per_row).map(move |i| (i * rows + b) as u32));
+        let table = table.collect::<Vec<_>>();
+        let slot = |b: i32, token: i32| ((token / BLOCK) * rows + b) * BLOCK + token % BLOCK;
+        let slots = begins.iter().enumerate().map(|(b, begin)| match b {
+            3 => NOWHERE,
+            _ => slot(b as i32, *begin) as u32,
+        });
+        let slots = Array::from_slice(&slots.collect::<Vec<_>>(), &[rows, 1]).unwrap();
+        let table = Array::from_slice(&table, &[rows, per_row]).unwrap();
+        let mut pool = || {
+            let shape = [n_blocks, kv_heads, BLOCK, dim];
+            values.array(&shape, |x| x).astype(dtype).unwrap()
+        };
+        let (keys, held) = (pool(), pool());
+        mlx::eval([&keys, &held]).unwrap();
+        let copy = |x: &Array| {
+            let copy = x.offset(0.0).unwrap().contiguous().unwrap();
+            copy.eval().unwrap();
+            copy
+        };
+        let mut first = Cache { keys: copy(&keys), values: copy(&held) };
+        let mut second = Cache { keys, values: held };
+        let positions = Array::from_slice(&begins, &[rows]).unwrap();
+        let at = Positions::Rows { positions: &positions, lengths: None };
+        // Twice, because parts of a pass leave something for the next.
+        for turn in 0..2 {
+            let (tokens, masks) = (weights.tokens(rows, 1, dtype, &mut values), Masks::default());
+            let layout = Layout::Blocks { table: &table, slots: &slots, begins: &positions };
+            let call = SelfAttention { layout, ..weights.call(&tokens, at, Some(&begins), &masks) };
+            let (found, wanted) = (call.run(first).unwrap(), call.reference(second).unwrap());
+            let what = format!("turn {turn}, {layer:?}, {dtype}");
+            close(&what, &found.out, &wanted.out, within(dtype));
+            let known = |x: &Array| x.slice_axis(0, 0..n_blocks - 1).unwrap();
+            close(&what, &known(&found.cache.keys), &known(&wanted.cache.keys), within(dtype));
+            close(&what, &known(&found.cache.values), &known(&wanted.cache.values), 0.0);
+            (first, second) = (found.cache, wanted.cache);
+        }
+    }
+}
+
+#[test]
+fn latents_are_attended_over_in_blocks_as_in_the_twin() {
+    let _device = device();
+    const BLOCK: i32 = 32;
+    let cases = [(20, 576, 512, Dtype::Bf16), (5, 80, 64, Dtype::F16), (3, 40, 24, Dtype::F32)];
+    for (heads, dim, value_dim, dtype) in cases {
+        for (n, begins) in [(1, [300, 31, 0]), (1, [301, 32, 1]), (4, [302, 33, 2])] {
+            let mut values = Values(dim as u64 + n as u64);
+            let per_row = 310 / BLOCK + 1;
+            let table = (0..3).flat_map(|b| (0..per_row).map(move |i| (i * 3 + b) as u32));
+            let table = Array::from_slice(&table.collect::<Vec<_>>(), &[3, per_row]).unwrap();
+            let slot = |b: i32, t: i32| ((t / BLOCK * 3 + b) * BLOCK + t % BLOCK) as u32;
+            let slots = (0..3).flat_map(|b| (0..n).map(move |i| (b, i)));
+            let slots = slots.map(|(b, i)| slot(b, begins[b as usize] + i)).collect::<Vec<_>>();
+            let slots = Array::from_slice(&slots, &[3, n]).unwrap();
+            let positions = Array::from_slice(&begins, &[3]).unwrap();
+            let mut array = |shape: &[i32]| {
+                let array = values.array(shape, |x| x).astype(dtype).unwrap();
+                array.eval().unwrap();
+                array
+            };
+            let pools = array(&[3 * per_row + 1, 1, BLOCK, dim]);
+            let (q, new) = (array(&[3, heads, n, dim]), array(&[3, n, dim]));
+            let latent = Latent {
+                q: &q,
+                new: &new,
+                value_dim,
+                scale: 0.7 / (dim as f32).sqrt(),
+                positions: Positions::Rows { positions: &positions, lengths: None },
+                masks: &Masks::default(),
+                layout: Layout::Blocks { table: &table, slots: &slots, begins: &positions },
+            };
+            let copy = pools.offset(0.0).unwrap();
+            copy.eval().unwrap();
+            let (wanted, after) = latent.reference(copy).unwrap();
+            mlx::eval([&wanted, &after]).unwrap();
+            let (found, pool) = latent.run(pools).unwrap();
+            let what = format!("{n} at {begins:?}, {heads} heads of {dim}, {dtype}");
+            close(&what, &found, &wanted, within(dtype));
+            let known = |x: &Array| x.slice_axis(0, 0..3 * per_row).unwrap();
+            close(&what, &known(&pool), &known(&after), 0.0);
         }
     }
 }

@@ -10,6 +10,7 @@
 use std::rc::Rc;
 
 use kernels::Kv;
+use kernels::self_attention::{Latent, Layout};
 use mlx::Array;
 
 use crate::checkpoint::Scope;
@@ -130,9 +131,40 @@ impl LatentAttention {
     /// latent's space, and its weighted sum is expanded in the end. → `[B, L, H·V]`.
     fn absorbed(&self, q_n: &Array, q_r: &Array, kept: &Kept<'_>, step: &Step) -> Result<Array> {
         let q = mlx::concatenate(&[&self.embed_q.forward(q_n)?, q_r], -1)?; // [B, H, L, C + R]
+        let values = kept.values(self.config.kv_lora_rank)?;
+        self.unembedded(&self.attend(&q, kept.kv(&values), step)?)
+    }
+
+    /// The same with `new` `[B, L, C + R]` joining a pool on the way.
+    fn absorbed_over_blocks(
+        &self,
+        q_n: &Array,
+        q_r: &Array,
+        new: &Array,
+        cache: &mut KvState,
+        step: &Step,
+    ) -> Result<Array> {
         let c = &self.config;
-        let values = kept.values(c.kv_lora_rank)?;
-        let sums = self.attend(&q, kept.kv(&values), step)?;
+        let q = mlx::concatenate(&[&self.embed_q.forward(q_n)?, q_r], -1)?; // [B, H, L, C + R]
+        let latent = Latent {
+            q: &q,
+            new,
+            value_dim: c.kv_lora_rank,
+            scale: c.scale,
+            positions: step.positions(),
+            masks: step.masks(),
+            layout: cache.layout(step),
+        };
+        let [pool] =
+            cache.take([[new.dim(0), 1, 0, c.kv_lora_rank + c.rope]], new.dtype(), step)?;
+        let (sums, pool) = latent.run(pool)?;
+        cache.keep([pool]);
+        self.unembedded(&sums)
+    }
+
+    /// `[B, L, H·C]` → `[B, L, H·V]`.
+    fn unembedded(&self, sums: &Array) -> Result<Array> {
+        let c = &self.config;
         let (rows, n) = (sums.dim(0), sums.dim(1));
         let sums = sums.reshape(&[rows, n, c.n_heads, c.kv_lora_rank])?.swap_axes(1, 2)?;
         let out = self.unembed_out.forward(&sums)?; // [B, H, L, V]
@@ -197,11 +229,14 @@ impl Mixer for LatentAttention {
         let k_r = HeadsIn { x: &latent, n_heads: 1, begin, head_dim, norm: None };
         let k_r = self.rope.keys(&k_r, step).turn()?; // [B, 1, L, R]
         let new = mlx::concatenate(&[&compressed, &k_r.squeeze(&[1])?], -1)?; // [B, L, C + R]
-        let kept = cache.append(&new, step)?;
-
-        let out = match c.expands(n, step.position + step.n_tokens) {
-            true => self.expanded(&q_n, &q_r, &kept, step)?,
-            false => self.absorbed(&q_n, &q_r, &kept, step)?,
+        let out = match (c.expands(n, step.position + step.n_tokens), cache.layout(step)) {
+            (true, _) => self.expanded(&q_n, &q_r, &cache.append(&new, step)?, step)?,
+            (false, Layout::Rows { .. }) => {
+                self.absorbed(&q_n, &q_r, &cache.append(&new, step)?, step)?
+            }
+            (false, Layout::Blocks { .. }) => {
+                self.absorbed_over_blocks(&q_n, &q_r, &new, cache, step)?
+            }
         }; // [B, L, H·V]
         self.o_proj.forward(&out)
     }
