@@ -103,7 +103,7 @@ impl Session {
         let (worker, info) = Worker::started(backend, interrupts, |runner| {
             let mut progress = Progress::new("loading");
             runner.load(
-                LoadRequest { source, cache, chunk_tokens: None, deterministic },
+                LoadRequest { source, cache, chunk_tokens: None, deterministic, max_rows: None },
                 &mut |done, total| progress.update(done, total),
             )
         })?;

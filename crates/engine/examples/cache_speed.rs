@@ -52,7 +52,8 @@ struct Answer {
 
 impl Run {
     fn load(source: ModelSource, cache: CacheSettings) -> Self {
-        let request = LoadRequest { source, cache, chunk_tokens: None, deterministic: false };
+        let request =
+            LoadRequest { source, cache, chunk_tokens: None, deterministic: false, max_rows: None };
         let engine = Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()));
         Self { engine: engine.map_err(|e| e.message).expect("the shape loads"), n_asked: 0 }
     }

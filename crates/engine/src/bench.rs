@@ -83,11 +83,7 @@ impl Rows<'_> {
     fn pass(&mut self, loaded: &Loaded, ids: &Array) -> Result<Passed> {
         let n = ids.dim(1) as usize;
         for seq in &self.seqs {
-            if self.cache.reserve(*seq, n)? < n {
-                let text = "the cache has no room for so many tokens: give it more memory, or \
-                            measure fewer rows";
-                return Err(Error::world(text));
-            }
+            self.cache.reserve(*seq, n)?;
         }
         self.cache.pass(loaded, ids, &self.seqs, &[])
     }
@@ -129,9 +125,17 @@ fn measure(
         let ids = prompt.slice_axis(1, position..end)?;
         let passed = rows.pass(loaded, &ids)?;
         token = Some(greedy(loaded, &passed.hidden)?);
-        rows.cache.evaluate(&rows.seqs, &passed, token.iter())?;
+        rows.cache.compute(
+            &rows.seqs,
+            &passed,
+            token.iter(),
+            (n_rows * (end - position)) as usize,
+        )?;
         rows.advance(&ids.astype(Dtype::I32)?.to_vec::<i32>()?);
         position = end;
+    }
+    if let Some(token) = &token {
+        token.eval()?;
     }
     let prefill_s = start.elapsed().as_secs_f64();
 

@@ -1,31 +1,41 @@
-//! The engine: a queue of requests, the few that run, and one step after another.
+//! The engine: requests, and one step after another.
+//!
+//! What a step computes is the scheduler's plan: one token of every sequence that decodes, in one
+//! pass, then slices of prompts. In deterministic mode each sequence has passes of its own, because
+//! sums over more rows may be rounded otherwise.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kvcache::Cause;
 use mlx::{Backend, Device};
 use models::{LoadOptions, Loaded, Source, Step};
 use protocol::{
-    BenchRequest, BenchResult, DeviceInfo, Event, Fault, FinishReason, GenerateRequest,
-    LoadRequest, LogitsRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
+    BenchRequest, BenchResult, DeviceInfo, Event, Fault, GenerateRequest, LoadRequest,
+    LogitsRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
 };
+use scheduler::{Arrival, Id, Key, Limits, Scheduler, Slice};
 
+use crate::batch::issue;
 use crate::cache::{DISK_PATIENCE, Folder, PrefixCache};
-use crate::found::told;
-use crate::sequence::{Drawn, Sequence};
+use crate::seats::Seating;
+use crate::sequence::{Sequence, told_drawn};
 use crate::{Error, Result, bench, memory};
 
 /// Told of loaded bytes and of all bytes; may call it off.
 pub type Progress<'p> = &'p mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
-/// Requests that hold state at the same time; others wait.
-const MAX_RUNNING: usize = 4;
-/// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result.
+/// Requests that have a place in the cache at the same time; others wait.
+const MAX_ROWS: usize = 64;
+/// Requests that wait; others are refused.
+const MAX_WAITING: usize = 1024;
+/// Room for so much of every answer is there when a request begins.
+const HEADROOM_TOKENS: usize = 256;
+/// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result; on a GPU
+/// as few as still fill it, because those who decode wait for each.
 const PREFILL_CHUNK_TOKENS_CPU: usize = 256;
-const PREFILL_CHUNK_TOKENS_GPU: usize = 2048;
+const PREFILL_CHUNK_TOKENS_GPU: usize = 512;
 /// Bytes that are copied to the next tier between two steps, and a little more.
 const COPY_BYTES: u64 = 16 << 20;
 /// Between two such copies while requests run.
@@ -51,8 +61,12 @@ pub struct Engine {
     chunk_tokens: usize,
     /// When something was last copied to another tier.
     copied: Instant,
-    waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
+    is_deterministic: bool,
+    scheduler: Scheduler,
+    /// All that wait or run.
+    sequences: BTreeMap<RequestId, Sequence>,
+    /// Of them those whose bytes come from another tier.
+    restoring: Vec<RequestId>,
 }
 
 /// The device by the backend's name; none takes the best one that the library has.
@@ -130,9 +144,28 @@ impl Engine {
         };
         let stride = if request.deterministic { chunk_tokens } else { 1 };
         let cache = PrefixCache::new(&loaded, budgets, folder, stride)?;
-        let (waiting, running) = (VecDeque::new(), Vec::new());
-        let copied = Instant::now();
-        Ok(Self { device, loaded, cache, chunk_tokens, copied, waiting, running })
+        let max_rows = request.max_rows.map_or(MAX_ROWS, |n| n.max(1) as usize);
+        let scheduler = Scheduler::new(Limits {
+            max_rows,
+            max_rows_per_key: max_rows,
+            max_waiting: MAX_WAITING,
+            max_waiting_per_key: MAX_WAITING,
+            step_tokens: chunk_tokens,
+            chunk_tokens,
+            headroom_tokens: HEADROOM_TOKENS,
+            replays_by_token: request.deterministic,
+        });
+        Ok(Self {
+            device,
+            loaded,
+            cache,
+            chunk_tokens,
+            copied: Instant::now(),
+            is_deterministic: request.deterministic,
+            scheduler,
+            sequences: BTreeMap::new(),
+            restoring: Vec::new(),
+        })
     }
 
     /// Facts about the model.
@@ -174,7 +207,22 @@ impl Engine {
         let in_context = self.loaded.info.context_tokens as u64;
         let room = in_context.min(in_cache).saturating_sub(n_prompt).max(1);
         request.max_tokens = request.max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX));
-        self.waiting.push_back(Sequence::new(request));
+        let sequence = Sequence::new(request);
+        let request = &sequence.request;
+        let arrival = Arrival {
+            id: Id(request.id.0),
+            key: Key(request.namespace),
+            n_prompt: request.prompt.len(),
+            n_max_new: request.max_tokens as usize,
+            n_cached: self.cache.find(sequence.ns(), &request.prompt).usable,
+        };
+        if let Err(full) = self.scheduler.submit(arrival) {
+            return Err(Error::world(format!(
+                "{} requests wait already, with {} tokens of prompts ahead: try again later",
+                full.n_waiting, full.ahead_tokens,
+            )));
+        }
+        self.sequences.insert(sequence.request.id, sequence);
         Ok(())
     }
 
@@ -199,61 +247,150 @@ impl Engine {
 
     /// Drops a request and leaves the cache what it computed; returns how far it had come.
     pub fn cancel(&mut self, id: RequestId) -> (Usage, Timings) {
-        let is_it = |sequence: &Sequence| sequence.request.id == id;
-        let sequence = match self.running.iter().position(is_it) {
-            Some(i) => Some(self.running.remove(i)),
-            None => self.waiting.iter().position(is_it).and_then(|i| self.waiting.remove(i)),
-        };
-        let Some(mut sequence) = sequence else { return Default::default() };
+        let Some(mut sequence) = self.forget(id) else { return Default::default() };
         sequence.end(&mut self.cache);
         (sequence.usage(), sequence.timings())
     }
 
-    /// Begins requests that wait, one token for each decoding request, then one chunk of the oldest
-    /// prompt. Returns whether anything is left to do.
+    fn forget(&mut self, id: RequestId) -> Option<Sequence> {
+        self.scheduler.end(Id(id.0));
+        self.sequences.remove(&id)
+    }
+
+    /// One step: a token of every sequence that decodes, and slices of prompts. Returns whether
+    /// anything is left to do.
     ///
     /// # Errors
     /// One that is not a single request's: the engine cannot go on.
     pub fn step(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool> {
-        self.admit(emit)?;
-        let mut may_prefill = true;
-        let chunk_tokens = self.chunk_tokens;
-        let (loaded, cache) = (&self.loaded, &mut self.cache);
-        let mut i = 0;
-        while let Some(sequence) = self.running.get_mut(i) {
-            let result = match sequence.is_prefilling() {
-                false => decode(sequence, loaded, cache, emit),
-                true if !sequence.waits(cache) && std::mem::take(&mut may_prefill) => {
-                    prefill(sequence, loaded, cache, chunk_tokens, emit)
-                }
-                true => Ok(ControlFlow::Continue(())),
-            };
-            match result {
-                Ok(ControlFlow::Continue(())) => i += 1,
-                Ok(ControlFlow::Break(())) => {
-                    self.running.remove(i).end(cache);
-                    mlx::memory::clear_cache()?;
-                }
-                Err(error) if error.fault == Fault::Ours => return Err(error),
-                Err(error) if error.is_of_device => {
-                    self.recover(&error, emit)?;
-                    break;
-                }
-                Err(Error { fault, message, .. }) => {
-                    let mut sequence = self.running.remove(i);
-                    emit(Event::Failed { id: Some(sequence.request.id), fault, message });
-                    sequence.end(cache);
-                }
-            }
-        }
-        let is_idle = self.running.is_empty() && self.waiting.is_empty();
-        match self.copy_down(is_idle) {
+        match self.compute(emit).and_then(|is_busy| Ok(self.copy_down(!is_busy)? || is_busy)) {
             Err(error) if error.is_of_device && error.fault != Fault::Ours => {
                 self.recover(&error, emit)?;
                 Ok(true)
             }
-            copied => Ok(copied? || !is_idle),
+            stepped => stepped,
         }
+    }
+
+    /// Plans and computes; says whether requests are left.
+    fn compute(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool> {
+        self.take_arrivals();
+        let mut seats = Seating {
+            cache: &mut self.cache,
+            sequences: &mut self.sequences,
+            emit,
+            no_room: None,
+            failure: None,
+        };
+        let step = self.scheduler.plan(&mut seats);
+        let (no_room, failure) = (seats.no_room, seats.failure);
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        for id in step.refused {
+            let reason = no_room.as_ref().map_or("there is no room for it", |e| &e.message);
+            let (id, message) = (RequestId(id.0), reason.to_owned());
+            emit(Event::Failed { id: Some(id), fault: Fault::World, message });
+            if let Some(mut sequence) = self.sequences.remove(&id) {
+                sequence.end(&mut self.cache);
+            }
+        }
+        let begun = step.begun.iter().map(|id| RequestId(id.0));
+        let waiting = begun.filter(|id| self.position(*id).is_none()).collect::<Vec<_>>();
+        self.restoring.extend(waiting);
+        // The last token of a prompt of which all else is known is as any token that is decoded.
+        let (single, slices) =
+            step.prefill.into_iter().partition::<Vec<_>, _>(|s| s.draws && s.to - s.from == 1);
+        let decode = step.decode.iter().copied().chain(single.iter().map(|s| s.id));
+        self.decode(decode.map(|id| RequestId(id.0)).collect(), emit)?;
+        for slice in slices {
+            self.prefill(slice, emit)?;
+        }
+        if self.sequences.is_empty() {
+            mlx::memory::clear_cache()?;
+        }
+        Ok(!self.sequences.is_empty())
+    }
+
+    fn position(&self, id: RequestId) -> Option<usize> {
+        self.sequences.get(&id).and_then(|sequence| sequence.position(&self.cache))
+    }
+
+    /// Tells the scheduler of those whose bytes have come.
+    fn take_arrivals(&mut self) {
+        for id in std::mem::take(&mut self.restoring) {
+            match self.position(id) {
+                Some(at) => self.scheduler.arrived(Id(id.0), at),
+                None if self.sequences.contains_key(&id) => self.restoring.push(id),
+                None => {}
+            }
+        }
+    }
+
+    /// One token of each. Where all can be computed ahead of the host, the next pass begins before
+    /// the tokens of the last are read.
+    fn decode(&mut self, ids: Vec<RequestId>, emit: &mut dyn FnMut(Event)) -> Result<()> {
+        let runs_ahead = |id: &RequestId| self.sequences.get(id).is_some_and(Sequence::runs_ahead);
+        if ids.iter().all(runs_ahead) {
+            let has_unread = |id: &&RequestId| self.sequences[id].unread().is_some();
+            let unread = ids.iter().filter(has_unread).copied().collect::<Vec<_>>();
+            self.issue(&ids)?;
+            self.read(&unread, emit)
+        } else {
+            self.read(&ids, emit)?;
+            self.issue(&ids)
+        }
+    }
+
+    /// A pass over the newest token of each that is not at its end.
+    fn issue(&mut self, ids: &[RequestId]) -> Result<()> {
+        let mut rows = Vec::new();
+        let mut lives = ids.iter().copied().collect::<std::collections::BTreeSet<_>>();
+        for (id, sequence) in &mut self.sequences {
+            if lives.remove(id) && !sequence.has_drawn_all() {
+                rows.push(sequence);
+            }
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let n_together = if self.is_deterministic { 1 } else { rows.len() };
+        for rows in rows.chunks_mut(n_together) {
+            issue(rows, &self.loaded, &mut self.cache)?;
+            for row in rows {
+                self.scheduler.computed(Id(row.request.id.0), 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the oldest unread token of each, and the ends of those that have come to theirs.
+    fn read(&mut self, ids: &[RequestId], emit: &mut dyn FnMut(Event)) -> Result<()> {
+        for id in ids {
+            let Some(sequence) = self.sequences.get_mut(id) else { continue };
+            let Some(drawn) = sequence.read(&mut self.cache)? else { continue };
+            if told_drawn(sequence, drawn, emit) {
+                self.cancel(*id);
+            }
+        }
+        Ok(())
+    }
+
+    /// A slice of a prompt.
+    fn prefill(&mut self, slice: Slice, emit: &mut dyn FnMut(Event)) -> Result<()> {
+        let Slice { id, from, to, .. } = slice;
+        let Some(sequence) = self.sequences.get_mut(&RequestId(id.0)) else { return Ok(()) };
+        sequence.prefill(&self.loaded, &mut self.cache, from, to)?;
+        self.scheduler.computed(id, to - from);
+        let total = sequence.request.prompt.len();
+        if total > self.chunk_tokens {
+            emit(Event::PrefillProgress {
+                id: RequestId(id.0),
+                done_tokens: to.min(total) as u32,
+                total_tokens: total as u32,
+            });
+        }
+        Ok(())
     }
 
     /// Copies what is new to other tiers: all of it when nothing else is to be done, now and then a
@@ -261,7 +398,7 @@ impl Engine {
     /// whether there is more.
     fn copy_down(&mut self, is_idle: bool) -> Result<bool> {
         if !is_idle && self.copied.elapsed() < COPY_PAUSE {
-            let waits = self.running.iter().all(|sequence| sequence.waits(&self.cache));
+            let waits = self.restoring.len() == self.scheduler.n_running();
             return self.cache.poll(if waits { DISK_PATIENCE } else { Duration::ZERO });
         }
         self.copied = Instant::now();
@@ -270,53 +407,20 @@ impl Engine {
         Ok(self.cache.poll(patience)? || has_copied)
     }
 
-    /// Begins requests in the order of their arrival, as long as there is room. One that would
-    /// compute what another is just computing waits for it, which takes no time: prompts are
-    /// computed one after another.
-    fn admit(&mut self, emit: &mut dyn FnMut(Event)) -> Result<()> {
-        while self.running.len() < MAX_RUNNING {
-            let Some(next) = self.waiting.front_mut() else { break };
-            let found = self.cache.find(next.ns(), &next.request.prompt);
-            if let Cause::InFlight { until, .. } = found.cause
-                && self.cache.resumes_at(until) > found.usable
-            {
-                break;
-            }
-            let id = next.request.id;
-            let refusal = match next.begin(&mut self.cache) {
-                Ok(Ok(found)) => {
-                    emit(Event::Matched(told(id, &found)));
-                    self.running.extend(self.waiting.pop_front());
-                    continue;
-                }
-                Ok(Err(_)) if !self.running.is_empty() => break,
-                Ok(Err(no_room)) => {
-                    Error::world(format!("{no_room}: give the cache more memory (--cache-memory)"))
-                }
-                Err(error) if error.fault == Fault::Ours => return Err(error),
-                Err(error) => error,
-            };
-            self.waiting.pop_front();
-            let (fault, message) = (refusal.fault, refusal.message.clone());
-            emit(Event::Failed { id: Some(id), fault, message });
-            if refusal.is_of_device {
-                self.recover(&refusal, emit)?;
-            }
-        }
-        Ok(())
-    }
-
     /// The device failed in the middle of its work: all that run fail, and what the device had
     /// cached is forgotten, here and not in other tiers. Others may begin anew.
     ///
     /// # Errors
     /// The engine cannot go on.
     pub fn recover(&mut self, error: &Error, emit: &mut dyn FnMut(Event)) -> Result<()> {
-        for sequence in self.running.drain(..) {
+        let seated = self.sequences.iter().filter(|(_, sequence)| sequence.is_seated());
+        for id in seated.map(|(id, _)| *id).collect::<Vec<_>>() {
+            let Some(sequence) = self.forget(id) else { continue };
             let (fault, message) = (error.fault, error.message.clone());
-            emit(Event::Failed { id: Some(sequence.request.id), fault, message });
+            emit(Event::Failed { id: Some(id), fault, message });
             sequence.abandon(&mut self.cache);
         }
+        self.restoring.clear();
         self.cache.forget_device()?;
         Ok(mlx::memory::clear_cache()?)
     }
@@ -367,44 +471,4 @@ impl Engine {
         let cache = &mut self.cache;
         bench::run(&self.device, &self.loaded, cache, request, chunk_tokens, should_stop)
     }
-}
-
-fn prefill(
-    sequence: &mut Sequence,
-    loaded: &Loaded,
-    cache: &mut PrefixCache,
-    chunk_tokens: usize,
-    emit: &mut dyn FnMut(Event),
-) -> Result<ControlFlow<()>> {
-    sequence.prefill(loaded, cache, chunk_tokens)?;
-    let total = sequence.request.prompt.len();
-    if total > chunk_tokens {
-        emit(Event::PrefillProgress {
-            id: sequence.request.id,
-            done_tokens: sequence.n_prefilled().min(total) as u32,
-            total_tokens: total as u32,
-        });
-    }
-    Ok(ControlFlow::Continue(()))
-}
-
-fn decode(
-    sequence: &mut Sequence,
-    loaded: &Loaded,
-    cache: &mut PrefixCache,
-    emit: &mut dyn FnMut(Event),
-) -> Result<ControlFlow<()>> {
-    let Drawn { token, logprob, top } = sequence.decode(loaded, cache)?;
-    let id = sequence.request.id;
-    emit(Event::Token { id, token, logprob, top });
-    let reason = if sequence.request.stop_tokens.contains(&token) {
-        FinishReason::Stop
-    } else if sequence.n_new() >= sequence.request.max_tokens as usize {
-        FinishReason::Length
-    } else {
-        return Ok(ControlFlow::Continue(()));
-    };
-    let (usage, timings) = (sequence.usage(), sequence.timings());
-    emit(Event::Finished { id, reason, usage, timings });
-    Ok(ControlFlow::Break(()))
 }

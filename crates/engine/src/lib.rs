@@ -1,10 +1,11 @@
 //! Runs requests on one loaded model: prefill, decode, sample.
 //!
-//! One thread owns the engine and with it the device. A step is a bounded piece of work: one token
-//! for every decoding request, then one chunk of prompt for the oldest that is still in prefill. A
+//! One thread owns the engine and with it the device. A step is a bounded piece of work, planned by
+//! `scheduler`: one token for every decoding request, all in one pass, then slices of prompts. A
 //! request's result does not depend on what else runs: it has its own state, its own random stream,
 //! and break points that its prompt alone decides.
 
+mod batch;
 mod bench;
 mod cache;
 mod engine;
@@ -13,6 +14,7 @@ mod found;
 mod memory;
 mod quantize;
 mod sampler;
+mod seats;
 mod sequence;
 
 pub use engine::{Engine, Outcome, Progress};

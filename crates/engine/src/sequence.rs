@@ -4,39 +4,39 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use kvcache::{Capture, Class, Match, NoRoom, Ns, SeqId, Waiting, plan_captures};
-use mlx::{Array, Dtype};
+use mlx::Array;
 use models::Loaded;
-use protocol::{GenerateRequest, Timings, Usage};
+use protocol::{Event, FinishReason, GenerateRequest, Timings, Usage};
 
 use crate::Result;
-use crate::cache::{Passed, PrefixCache};
+use crate::batch::{Batch, Drawn, Pending};
+use crate::cache::PrefixCache;
 use crate::found::boundary;
 use crate::sampler::{Row, Sampled, has_penalties, sample};
 
 /// A request with its state.
+#[derive(Debug)]
 pub(crate) struct Sequence {
     pub request: GenerateRequest,
     /// Prompt, then every token that was sent.
     tokens: Vec<u32>,
-    /// Once it has begun.
+    /// While it has a place in the cache.
     seat: Option<Seat>,
     /// Tokens that were not computed again.
     n_cached: usize,
-    /// Tokens whose state exists.
-    position: usize,
-    n_drawn: u64,
-    /// The token that is being computed while the host does something else.
-    ahead: Option<Sampled>,
     submitted: Instant,
     started: Option<Instant>,
     prefilled: Option<Instant>,
 }
 
 /// Its place in the cache.
+#[derive(Debug)]
 struct Seat {
     seq: SeqId,
     /// Where states are kept for others, in order.
     captures: VecDeque<Capture>,
+    /// What was sampled and not read, oldest first. Of two the first has already been computed on.
+    unread: VecDeque<Pending>,
 }
 
 impl Sequence {
@@ -45,9 +45,6 @@ impl Sequence {
             tokens: request.prompt.clone(),
             seat: None,
             n_cached: 0,
-            position: 0,
-            n_drawn: 0,
-            ahead: None,
             submitted: Instant::now(),
             started: None,
             prefilled: None,
@@ -60,12 +57,17 @@ impl Sequence {
         Ns(self.request.namespace)
     }
 
-    /// Takes its place on the best known prefix.
+    /// All its tokens that the host knows: what it begins on.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Takes its place on the best known prefix of its tokens.
     ///
     /// # Errors
     /// Memory is short. The inner one: there is no room now.
     pub fn begin(&mut self, cache: &mut PrefixCache) -> Result<std::result::Result<Match, NoRoom>> {
-        let (seq, found) = match cache.begin(self.ns(), &self.request.prompt)? {
+        let (seq, found) = match cache.begin(self.ns(), &self.tokens)? {
             Ok(begun) => begun,
             Err(no_room) => return Ok(Err(no_room)),
         };
@@ -75,123 +77,185 @@ impl Sequence {
         captures.dedup_by_key(|c| c.at);
         captures.retain(|c| c.at > found.usable);
         let captures = captures.into();
-        self.seat = Some(Seat { seq, captures });
-        self.position = found.usable;
+        self.seat = Some(Seat { seq, captures, unread: VecDeque::new() });
         Ok(Ok(found))
     }
 
-    pub fn is_prefilling(&self) -> bool {
-        self.prefilled.is_none()
+    /// Whether nothing of it has been computed yet.
+    pub fn is_new(&self) -> bool {
+        self.started.is_none()
     }
 
-    /// Whether it can do nothing before bytes come from another tier.
-    pub fn waits(&self, cache: &PrefixCache) -> bool {
-        self.seat.as_ref().is_some_and(|seat| cache.position(seat.seq).is_none())
+    /// Plans another capture, if its place is still to come.
+    pub fn also_capture(&mut self, capture: Capture) {
+        let n_prompt = self.request.prompt.len();
+        let Some(Seat { captures, .. }) = &mut self.seat else { return };
+        let idx = captures.partition_point(|c| c.at < capture.at);
+        let is_planned = captures.get(idx).is_some_and(|c| c.at == capture.at);
+        if !is_planned && capture.at <= n_prompt {
+            captures.insert(idx, capture);
+        }
     }
 
-    /// Tokens of the prompt whose state exists.
-    pub fn n_prefilled(&self) -> usize {
-        self.position
+    pub fn is_seated(&self) -> bool {
+        self.seat.is_some()
     }
 
-    fn seq(&self) -> SeqId {
-        self.seat.as_ref().expect("only what has begun is computed").seq
+    /// Tokens whose state exists; none while bytes of it come from another tier, or without a seat.
+    pub fn position(&self, cache: &PrefixCache) -> Option<usize> {
+        self.seat.as_ref().and_then(|seat| cache.position(seat.seq)).map(|position| position.at)
     }
 
-    /// Computes the next chunk of the prompt; with the last one also the first token. Chunks end at
-    /// multiples of their size, whatever the cache had.
+    fn seat(&mut self) -> &mut Seat {
+        self.seat.as_mut().expect("only what has a place is computed")
+    }
+
+    pub fn seq(&self) -> SeqId {
+        self.seat.as_ref().expect("only what has a place is computed").seq
+    }
+
+    /// What was sampled last, if the host does not know it yet.
+    pub fn unread(&self) -> Option<&Pending> {
+        self.seat.as_ref().and_then(|seat| seat.unread.back())
+    }
+
+    /// The last token that the host knows.
+    pub fn newest(&self) -> u32 {
+        *self.tokens.last().expect("a prompt has at least one token")
+    }
+
+    /// Whether a token can be drawn before those before it are on the host.
+    pub fn runs_ahead(&self) -> bool {
+        !has_penalties(&self.request.sampling)
+    }
+
+    /// Whether all tokens are sampled that were asked for.
+    pub fn has_drawn_all(&self) -> bool {
+        self.n_drawn() >= u64::from(self.request.max_tokens)
+    }
+
+    fn n_drawn(&self) -> u64 {
+        let n_unread = self.seat.as_ref().map_or(0, |seat| seat.unread.len());
+        (self.n_new() + n_unread) as u64
+    }
+
+    /// What the sampler needs to know.
+    pub fn sampler_row(&self) -> Row<'_> {
+        Row {
+            sampling: &self.request.sampling,
+            tokens: &self.tokens,
+            n_drawn: self.n_drawn(),
+            top_logprobs: self.request.top_logprobs,
+        }
+    }
+
+    /// Computes tokens `from..to`, for which there is room; with the last one also what follows it.
+    ///
+    /// # Errors
+    /// The device fails, memory first of all.
     pub fn prefill(
         &mut self,
         loaded: &Loaded,
         cache: &mut PrefixCache,
-        chunk_tokens: usize,
+        from: usize,
+        to: usize,
     ) -> Result<()> {
+        self.start(from);
         let seq = self.seq();
-        let Some(position) = cache.position(seq) else { return Ok(()) };
-        if self.started.is_none() {
-            (self.started, self.n_cached) = (Some(Instant::now()), position.at);
-        }
-        let (begun, at) = (Instant::now(), position.at);
-        let chunk_end = (at / chunk_tokens + 1) * chunk_tokens;
-        let end = at + cache.reserve(seq, self.request.prompt.len().min(chunk_end) - at)?;
-        let captures = self.captures_until(at, end);
-        let counts = captures.iter().map(|c| (c.at - at) as i32).collect::<Vec<_>>();
-        let chunk = self.request.prompt[at..end].iter().map(|&t| t as i32).collect::<Vec<_>>();
-        let ids = Array::from_slice(&chunk, &[1, chunk.len() as i32])?;
+        let captures = self.captures_until(from, to);
+        let counts = captures.iter().map(|c| (c.at - from) as i32).collect::<Vec<_>>();
+        let ids = self.tokens[from..to].iter().map(|&t| t as i32).collect::<Vec<_>>();
+        let ids = Array::from_slice(&ids, &[1, ids.len() as i32])?;
         let passed = cache.pass(loaded, &ids, &[seq], &counts)?;
-        let is_last = end == self.request.prompt.len();
+        let is_last = to == self.tokens.len();
         let sampled = is_last.then(|| self.draw(loaded, &passed.hidden)).transpose()?;
         let drawn = sampled.iter().flat_map(Sampled::arrays);
-        cache.evaluate(&[seq], &passed, drawn)?;
-        cache.advance(seq, &self.request.prompt[at..end], &captures, passed)?;
-        cache.prefilled(end - at, begun.elapsed().as_secs_f64() * 1e6);
-        self.position = end;
+        cache.compute(&[seq], &passed, drawn, to - from)?;
+        cache.advance(seq, &self.tokens[from..to], &captures, passed.captured)?;
         if let Some(sampled) = sampled {
-            self.ahead = Some(sampled);
-            self.prefilled = Some(Instant::now());
+            self.seat().unread.extend(Batch::rows(sampled, 1));
         }
         Ok(())
     }
 
+    /// Its first work begins, at token `at`.
+    fn start(&mut self, at: usize) {
+        if self.started.is_none() {
+            (self.started, self.n_cached) = (Some(Instant::now()), at);
+        }
+    }
+
     /// Takes the planned captures after `at` and up to `end`.
     fn captures_until(&mut self, at: usize, end: usize) -> Vec<Capture> {
-        let seat = self.seat.as_mut().expect("only what has begun is computed");
+        let seat = self.seat();
         let n = seat.captures.iter().take_while(|c| c.at <= end).count();
         seat.captures.drain(..n).filter(|c| c.at > at).collect()
     }
 
-    /// The next token. While its value travels to the host, the device already computes the one
-    /// after it, unless that one depends on the value (penalties) or can never be sent.
-    pub fn decode(&mut self, loaded: &Loaded, cache: &mut PrefixCache) -> Result<Drawn> {
-        let seq = self.seq();
-        let current = match self.ahead.take() {
-            Some(sampled) => sampled,
-            None => {
-                let last = *self.tokens.last().expect("a prompt has at least one token");
-                let ids = Array::from_slice(&[last as i32], &[1, 1])?;
-                let (sampled, passed) = self.compute_next(loaded, cache, &ids)?;
-                cache.issue(sampled.arrays())?;
-                cache.advance(seq, &[last], &[], passed)?;
-                sampled
-            }
-        };
-        let is_last = self.n_drawn >= u64::from(self.request.max_tokens);
-        let mut pending = None;
-        if !is_last && !has_penalties(&self.request.sampling) {
-            let ids = current.tokens.astype(Dtype::I32)?.reshape(&[1, 1])?;
-            let (next, passed) = self.compute_next(loaded, cache, &ids)?;
-            cache.issue(next.arrays())?;
-            (self.ahead, pending) = (Some(next), Some(passed));
+    /// A pass over the newest token has begun, and sampled this.
+    ///
+    /// # Errors
+    /// Memory is short.
+    pub fn issued(&mut self, pending: Pending, cache: &mut PrefixCache) -> Result<()> {
+        if self.started.is_none() {
+            self.start(self.tokens.len() - 1);
         }
-        let drawn = Drawn::read(&current, self.request.top_logprobs)?;
-        self.tokens.push(drawn.token);
-        if let Some(passed) = pending {
-            cache.advance(seq, &[drawn.token], &[], passed)?;
-        }
-        Ok(drawn)
+        let seat = self.seat();
+        let is_known = seat.unread.is_empty();
+        seat.unread.push_back(pending);
+        if is_known { self.advance(cache) } else { Ok(()) }
     }
 
-    /// Runs the model on the newest token and samples after it.
-    fn compute_next(
-        &mut self,
-        loaded: &Loaded,
-        cache: &mut PrefixCache,
-        ids: &Array,
-    ) -> Result<(Sampled, Passed)> {
-        let seq = self.seq();
-        cache.reserve(seq, 1)?;
-        let passed = cache.pass(loaded, ids, &[seq], &[])?;
-        let sampled = self.draw(loaded, &passed.hidden)?;
-        Ok((sampled, passed))
+    /// The newest known token has been computed on.
+    fn advance(&mut self, cache: &mut PrefixCache) -> Result<()> {
+        let (seq, newest) = (self.seq(), self.newest());
+        cache.advance_one(seq, newest)?;
+        let end = self.tokens.len();
+        match self.captures_until(end - 1, end).pop() {
+            Some(capture) => cache.capture(seq, capture.class),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the oldest token that was sampled; none if there is none.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn read(&mut self, cache: &mut PrefixCache) -> Result<Option<Drawn>> {
+        let Some(pending) = self.seat.as_mut().and_then(|seat| seat.unread.pop_front()) else {
+            return Ok(None);
+        };
+        let mut drawn = pending.read()?;
+        self.prefilled.get_or_insert_with(Instant::now);
+        self.tokens.push(drawn.token);
+        if self.unread().is_some() {
+            self.advance(cache)?;
+        }
+        match self.request.top_logprobs {
+            Some(n) => drawn.top.truncate(n as usize),
+            None => (drawn.logprob, drawn.top) = (None, Vec::new()),
+        }
+        Ok(Some(drawn))
+    }
+
+    /// Why it has ended by its last token, if it has.
+    pub fn reason_to_end(&self) -> Option<FinishReason> {
+        if self.n_new() > 0 && self.request.stop_tokens.contains(&self.newest()) {
+            Some(FinishReason::Stop)
+        } else if self.n_new() >= self.request.max_tokens as usize {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
     }
 
     /// Leaves the cache what was computed. Nothing to do twice, or before it began. What cannot be
     /// kept costs nobody an answer.
     pub fn end(&mut self, cache: &mut PrefixCache) {
         let Some(Seat { seq, .. }) = self.seat.take() else { return };
-        let class = match self.is_prefilling() {
-            true => Class::TurnEnd,
-            false => Class::OutputEnd(Waiting::Person),
+        let class = match self.prefilled {
+            None => Class::TurnEnd,
+            Some(_) => Class::OutputEnd(Waiting::Person),
         };
         let is_new = cache.position(seq).is_some_and(|position| position.at > self.n_cached);
         if is_new && let Err(error) = cache.capture(seq, class) {
@@ -208,16 +272,9 @@ impl Sequence {
     }
 
     /// Samples after the last of these hidden states.
-    fn draw(&mut self, loaded: &Loaded, hidden: &Array) -> Result<Sampled> {
+    fn draw(&self, loaded: &Loaded, hidden: &Array) -> Result<Sampled> {
         let logits = last_logits(loaded, hidden)?.squeeze(&[1])?;
-        let row = Row {
-            sampling: &self.request.sampling,
-            tokens: &self.tokens,
-            n_drawn: self.n_drawn,
-            top_logprobs: self.request.top_logprobs,
-        };
-        self.n_drawn += 1;
-        sample(&logits, &[row])
+        sample(&logits, &[self.sampler_row()])
     }
 
     pub fn n_new(&self) -> usize {
@@ -246,36 +303,20 @@ impl Sequence {
     }
 }
 
+/// Sends a token, and the end if it is the last; says whether it was.
+pub(crate) fn told_drawn(sequence: &Sequence, drawn: Drawn, emit: &mut dyn FnMut(Event)) -> bool {
+    let id = sequence.request.id;
+    let Drawn { token, logprob, top } = drawn;
+    emit(Event::Token { id, token, logprob, top });
+    let Some(reason) = sequence.reason_to_end() else { return false };
+    let (usage, timings) = (sequence.usage(), sequence.timings());
+    emit(Event::Finished { id, reason, usage, timings });
+    true
+}
+
 /// Logits `[B, 1, V]` after the last of these hidden states `[B, L, E]`.
 pub(crate) fn last_logits(loaded: &Loaded, hidden: &Array) -> Result<Array> {
     let n = hidden.dim(1);
     let last = if n == 1 { hidden.clone() } else { hidden.slice_axis(1, n - 1..n)? };
     Ok(loaded.model.logits(&last)?)
-}
-
-/// One token on the host.
-pub(crate) struct Drawn {
-    pub token: u32,
-    pub logprob: Option<f32>,
-    /// Best tokens first.
-    pub top: Vec<(u32, f32)>,
-}
-
-impl Drawn {
-    fn read(sampled: &Sampled, top_logprobs: Option<u32>) -> Result<Self> {
-        let token = sampled.tokens.item::<u32>()?;
-        let Some(n) = top_logprobs else {
-            return Ok(Self { token, logprob: None, top: Vec::new() });
-        };
-        let logprob = sampled.logprobs.as_ref().map(|l| l.item::<f32>()).transpose()?;
-        let mut top = match &sampled.best {
-            Some((ids, values)) => {
-                ids.to_vec::<u32>()?.into_iter().zip(values.to_vec::<f32>()?).collect::<Vec<_>>()
-            }
-            None => Vec::new(),
-        };
-        top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        top.truncate(n as usize);
-        Ok(Self { token, logprob, top })
-    }
 }

@@ -53,6 +53,8 @@ pub struct LoadRequest {
     /// Whether answers must be the same, bit for bit, whatever the cache had. Prompts then resume
     /// only at multiples of the chunk, and answers are computed anew as parts of later prompts.
     pub deterministic: bool,
+    /// Requests that run at the same time, at least 1; others wait. `None` leaves it to the runner.
+    pub max_rows: Option<u32>,
 }
 
 /// Continue a prompt.

@@ -103,6 +103,7 @@ fn load() -> Command {
         cache: CacheSettings::default(),
         chunk_tokens: None,
         deterministic: false,
+        max_rows: None,
     })
 }
 

@@ -275,8 +275,9 @@ const CUDA_SETTINGS: [(&str, &str); 3] = [
     // MLX ends the process when its cache of compiled graphs has missed twice its size in all.
     ("MLX_CUDA_GRAPH_CACHE_SIZE", "2000"),
     // MLX ends a graph by the sizes of the arrays that its launches are given: a layer's pools of
-    // blocks alone would end it, and a step would become a launch for each layer.
-    ("MLX_MAX_MB_PER_BUFFER", "1000000000"),
+    // blocks alone would end it, and a step would become a launch for each layer. Without a limit
+    // a long pass would keep all of its intermediate arrays to its end.
+    ("MLX_MAX_MB_PER_BUFFER", "20000"),
 ];
 
 /// Chooses the backend and its library. What was asked for exactly is never replaced; `auto` falls

@@ -34,6 +34,7 @@ fn folder() -> LoadRequest {
         cache: CacheSettings::default(),
         chunk_tokens: None,
         deterministic: false,
+        max_rows: None,
     }
 }
 

@@ -39,7 +39,10 @@ impl Measured {
             Tier::Disk => &mut self.0.disk,
         };
         let us = (took.as_secs_f64() * 1e6 - link.latency_us).max(1.0);
-        mix(&mut link.bytes_per_us, (n_bytes as f64 / us).max(1.0));
+        // The mean of times, not of rates: one slow transfer counts for as much as it cost.
+        let mut us_per_byte = link.bytes_per_us.recip();
+        mix(&mut us_per_byte, us / n_bytes.max(1) as f64);
+        link.bytes_per_us = us_per_byte.recip();
     }
 }
 

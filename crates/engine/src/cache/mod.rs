@@ -9,9 +9,11 @@ mod costs;
 mod disk;
 mod moves;
 mod pools;
+mod states;
 mod tiers;
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use kvcache::{
@@ -24,7 +26,8 @@ use models::{Blocks, Loaded, Step};
 use self::costs::Measured;
 use self::disk::Disk;
 pub(crate) use self::disk::Folder;
-use self::pools::{BLOCK_TOKENS, Pools, States};
+use self::pools::{BLOCK_TOKENS, Pools};
+use self::states::{Held, States};
 use self::tiers::Tiers;
 use crate::{Error, Result};
 
@@ -32,6 +35,9 @@ use crate::{Error, Result};
 const NOWHERE: u32 = kernels::self_attention::NOWHERE;
 /// Blocks by which tables grow, so that their shapes change rarely.
 const TABLE_STRIDE: usize = 16;
+
+/// Passes over prompts that the device works on while the host goes on.
+const MAX_UNDER_WAY: usize = 2;
 
 /// How long to wait for a disk when there is nothing else to do.
 pub(crate) const DISK_PATIENCE: Duration = Duration::from_millis(20);
@@ -49,8 +55,19 @@ pub(crate) struct PrefixCache {
     born: Instant,
     /// What is being computed.
     issued: Vec<Array>,
+    /// Passes over prompts, oldest first, and when the last one before them ended.
+    under_way: VecDeque<UnderWay>,
+    last_end: Instant,
     /// Tokens that got names of their own.
     n_named: u32,
+}
+
+/// A pass that the device may still be computing.
+#[derive(Debug)]
+struct UnderWay {
+    hidden: Array,
+    n_tokens: usize,
+    begun: Instant,
 }
 
 /// What a pass made.
@@ -58,7 +75,7 @@ pub(crate) struct Passed {
     /// `[B, L, E]`.
     pub hidden: Array,
     /// States at the captures that were asked for.
-    captured: Vec<States>,
+    pub captured: Vec<States>,
 }
 
 /// Where a token is stored, if it is.
@@ -85,7 +102,9 @@ impl PrefixCache {
     ) -> Result<Self> {
         let memory = loaded.model.memory();
         let pools = Pools::new(memory, loaded.info.dtype, stride, budgets.0[0]);
-        let pools = pools.ok_or_else(|| Error::caller("the model has no layers that remember"))?;
+        let mut pools =
+            pools.ok_or_else(|| Error::caller("the model has no layers that remember"))?;
+        pools.begin()?;
         let measured = Measured::default();
         let policies = std::array::from_fn(|_| Policy::Hazard.build());
         let opened = folder.and_then(|folder| Disk::open(&folder.naming_layout(pools.layout())));
@@ -107,6 +126,8 @@ impl PrefixCache {
             measured,
             born: Instant::now(),
             issued: Vec::new(),
+            under_way: VecDeque::new(),
+            last_end: Instant::now(),
             n_named: 0,
         })
     }
@@ -202,7 +223,7 @@ impl PrefixCache {
                 }
                 Op::CopyState { group, from, to } => {
                     self.fit(group, to.0)?;
-                    let states = self.pools.slot(group, from.0).clone();
+                    let states = self.pools.slot(group, from.0).own()?;
                     self.pools.set_slot(group, to.0, Some(states));
                 }
                 Op::ZeroState { group, to } => {
@@ -251,24 +272,21 @@ impl PrefixCache {
         self.pools.fit(group, id)
     }
 
-    /// Makes room for the next tokens of a sequence: for `n_tokens`, or for fewer if there is not
-    /// room for all; says for how many.
+    /// Makes room for the next tokens of a sequence, for all or for none.
     ///
     /// # Errors
-    /// There is room for none, or memory is short.
-    pub fn reserve(&mut self, seq: SeqId, n_tokens: usize) -> Result<usize> {
-        let mut n = n_tokens;
-        while let Err(no_room) = self.books.reserve(seq, n, self.now()) {
-            n /= 2;
-            if n == 0 {
-                return Err(Error::world(format!(
-                    "the cache has no room for another token ({} of {} MiB are in use by running \
-                     requests): send a shorter prompt, run fewer at once, or give it more memory",
-                    self.books.stats().tiers[0].live_bytes >> 20,
-                    (self.books.stats().tiers[0].budget_bytes) >> 20,
-                ))
-                .because(&no_room));
-            }
+    /// There is no room, or memory is short.
+    pub fn reserve(&mut self, seq: SeqId, n_tokens: usize) -> Result<()> {
+        if let Err(no_room) = self.books.reserve(seq, n_tokens, self.now()) {
+            let device = self.books.stats().tiers[0];
+            return Err(Error::world(format!(
+                "the cache has no room for {n_tokens} more tokens ({} of {} MiB are in use by \
+                 running requests): send a shorter prompt, run fewer at once, or give it more \
+                 memory (--cache-memory)",
+                device.live_bytes >> 20,
+                device.budget_bytes >> 20,
+            ))
+            .because(&no_room));
         }
         for group in 0..self.pools.layout().groups().len() {
             let table = self.books.block_table(seq, group);
@@ -277,7 +295,29 @@ impl PrefixCache {
                 self.fit(group, last.0)?;
             }
         }
-        Ok(n)
+        Ok(())
+    }
+
+    /// Bytes that become live when a sequence comes to `n_tokens` tokens, beyond those that are. Of
+    /// one that has no place yet also what its `tokens` would pin of what nobody else does.
+    pub fn needed_bytes(&self, seq: Option<SeqId>, ns: Ns, tokens: &[u32], n_tokens: usize) -> u64 {
+        let layout = self.pools.layout();
+        let n_blocks = n_tokens.div_ceil(layout.block_tokens());
+        let n_pinned = match seq {
+            None if !tokens.is_empty() => self.books.n_pinned(ns, tokens) / layout.block_tokens(),
+            _ => 0,
+        };
+        let needed = layout.groups().iter().enumerate().map(|(group, of)| {
+            let table = seq.and_then(|seq| self.books.block_table(seq, group));
+            let n_held = table.map_or(n_pinned, |table| table.blocks.len());
+            let n = match of.kind {
+                Kind::Full => n_blocks,
+                Kind::Window { tokens } => n_blocks.min(tokens.div_ceil(layout.block_tokens()) + 2),
+                Kind::Recurrent => 1,
+            };
+            n.saturating_sub(n_held) as u64 * of.bytes
+        });
+        needed.sum()
     }
 
     /// Runs the model on the next tokens of sequences, for which there is room. `ids` are `[B, L]`,
@@ -308,7 +348,7 @@ impl PrefixCache {
         let captures = if slots.is_empty() { &[] } else { captures };
         let step = step.over_blocks(tables)?.capturing(captures.to_vec());
         let hidden = loaded.model.forward(ids, &step, self.pools.lend(&slots)?);
-        let captured = self.pools.keep(&slots, captures.len())?;
+        let captured = self.pools.keep(&slots, captures.len());
         Ok(Passed { hidden: hidden?, captured })
     }
 
@@ -353,19 +393,62 @@ impl PrefixCache {
         tables.collect()
     }
 
-    /// Computes a pass and what it leaves behind, and `others` with it.
+    /// Computes a pass over `n_tokens` of prompts and what it leaves behind, and `others` with it.
+    /// On the CPU all is there when this returns; elsewhere it may be under way.
     ///
     /// # Errors
     /// The device fails, memory first of all.
-    pub fn evaluate<'a>(
+    pub fn compute<'a>(
         &mut self,
         seqs: &[SeqId],
         passed: &Passed,
         others: impl Iterator<Item = &'a Array>,
+        n_tokens: usize,
     ) -> Result<()> {
+        let begun = Instant::now();
+        let wanted = self.left_behind(seqs, passed, others);
         self.settle()?;
+        if Device::current_backend() == Backend::Cpu {
+            mlx::eval(&wanted)?;
+            self.prefilled(n_tokens, begun.elapsed());
+            return Ok(());
+        }
+        mlx::async_eval(&wanted)?;
+        self.under_way.push_back(UnderWay { hidden: passed.hidden.clone(), n_tokens, begun });
+        self.wait(MAX_UNDER_WAY)
+    }
+
+    /// Waits until no more than `n_passes` over prompts are under way.
+    fn wait(&mut self, n_passes: usize) -> Result<()> {
+        while self.under_way.len() > n_passes
+            && let Some(pass) = self.under_way.pop_front()
+        {
+            pass.hidden.eval()?;
+            let now = Instant::now();
+            let took = now - pass.begun.max(self.last_end);
+            self.last_end = now;
+            self.prefilled(pass.n_tokens, took);
+        }
+        Ok(())
+    }
+
+    fn prefilled(&mut self, n_tokens: usize, took: Duration) {
+        self.measured.prefilled(n_tokens, took.as_secs_f64() * 1e6);
+        self.books.measured(self.measured.costs());
+    }
+
+    /// What has to be evaluated after a pass.
+    fn left_behind<'a>(
+        &self,
+        seqs: &[SeqId],
+        passed: &Passed,
+        others: impl Iterator<Item = &'a Array>,
+    ) -> Vec<Array> {
         let own = seqs.iter().filter_map(|seq| self.slot_of(*seq));
-        let own = own.map(|(group, slot)| self.pools.slot(group, slot));
+        let own = own.map(|(group, slot)| match self.pools.slot(group, slot) {
+            Held::Own(states) => states,
+            Held::Row { of, .. } => of,
+        });
         let states = own.chain(&passed.captured).flatten();
         let states = states.flat_map(|s| [&s.conv_tail, &s.state]).flatten();
         let mut wanted = self.pools.arrays().chain(states).cloned().collect::<Vec<_>>();
@@ -375,7 +458,7 @@ impl PrefixCache {
             // them has them run.
             wanted.push(passed.hidden.clone());
         }
-        Ok(mlx::eval(&wanted)?)
+        wanted
     }
 
     /// Begins to compute `wanted`, which a pass leads to.
@@ -408,7 +491,7 @@ impl PrefixCache {
         seq: SeqId,
         tokens: &[u32],
         captures: &[Capture],
-        passed: Passed,
+        captured: Vec<States>,
     ) -> Result<()> {
         let mut at = self.books.position(seq).expect("it made a pass").at;
         let tokens = self.names(at, tokens);
@@ -417,10 +500,18 @@ impl PrefixCache {
             let (now, later) = rest.split_at(capture.at - at);
             self.books.advance(seq, now);
             (at, rest) = (capture.at, later);
-            self.capture_states(seq, capture.class, passed.captured.get(k))?;
+            self.capture_states(seq, capture.class, captured.get(k))?;
         }
         self.books.advance(seq, rest);
         Ok(())
+    }
+
+    /// The same for one token of a pass that captured nothing.
+    ///
+    /// # Errors
+    /// Memory is short.
+    pub fn advance_one(&mut self, seq: SeqId, token: u32) -> Result<()> {
+        self.advance(seq, &[token], &[], Vec::new())
     }
 
     /// Where a sequence that shares `n_tokens` may resume at most.
@@ -463,7 +554,7 @@ impl PrefixCache {
             self.fit(group, to.0)?;
             let states = match (states, self.slot_of(seq)) {
                 (Some(states), _) => states.clone(),
-                (None, Some((group, slot))) => self.pools.slot(group, slot).clone(),
+                (None, Some((group, slot))) => self.pools.slot(group, slot).own()?,
                 (None, None) => continue,
             };
             self.pools.set_slot(group, to.0, Some(states));
@@ -477,12 +568,6 @@ impl PrefixCache {
             self.pools.set_slot(group, slot, None);
         }
         self.books.end(seq, self.now());
-    }
-
-    /// So many microseconds were spent on tokens of a prompt.
-    pub fn prefilled(&mut self, n_tokens: usize, us: f64) {
-        self.measured.prefilled(n_tokens, us);
-        self.books.measured(self.measured.costs());
     }
 
     /// Forgets a namespace.

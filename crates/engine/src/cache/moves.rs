@@ -42,6 +42,12 @@ impl PrefixCache {
         Ok(is_any)
     }
 
+    /// Whether bytes are on their way to another tier or from it. Those between device and host
+    /// never are: they are copied between two passes.
+    pub fn is_moving(&self) -> bool {
+        self.disk.as_ref().is_some_and(Disk::is_busy)
+    }
+
     /// Takes up what the disk has done, for which it waits a while if nothing is there yet. Returns
     /// whether the disk has done something or has something to do: there may be more to copy then.
     ///
@@ -109,6 +115,7 @@ impl PrefixCache {
     pub fn forget_device(&mut self) -> Result<()> {
         self.pools.clear();
         self.issued.clear();
+        self.under_way.clear();
         // What is on its way holds blocks; what comes from the disk is sound.
         while self.poll(DISK_PATIENCE)? {}
         let budget = self.books.stats().tiers[0].budget_bytes;

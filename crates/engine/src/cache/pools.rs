@@ -3,21 +3,27 @@
 //! whose is `kvcache`'s to say; here they are arrays.
 //!
 //! Pools grow as their blocks come into use, by half or more at a time, a buffer after another, and
-//! not ahead of need beyond the device's budget. The last block of a pool belongs to nobody: what
-//! is written nowhere may land there. States are handles of arrays that nothing changes in place,
-//! so that copying one copies no bytes.
+//! not ahead of need beyond the device's budget. On CUDA, where growing stalls everybody for as
+//! long as the driver maps memory, they begin with a good part of the budget. The last block of a
+//! pool belongs to nobody: what is written nowhere may land there. States are handles of arrays
+//! that nothing changes in place, so that copying one copies no bytes.
 
-use kernels::blocks;
+use std::rc::Rc;
+
+use kernels::blocks::{self, Changed};
 use kvcache::{Group, Kind, Layout};
-use mlx::{Array, Dtype};
+use mlx::{Array, Backend, Device, Dtype};
 use models::{KvState, LayerState, Memory, RecurrentState};
 
+use super::states::{Held, States, joined};
 use crate::{Error, Result};
 
 /// Tokens of one block.
 pub(crate) const BLOCK_TOKENS: usize = 32;
 /// Blocks that the first growth makes.
 const MIN_BLOCKS: usize = 16;
+/// The share of the budget that it takes on CUDA.
+const FIRST_SHARE: u64 = 8;
 
 /// What a layer keeps and with which layers it shares a table or a slot.
 #[derive(Debug)]
@@ -37,13 +43,10 @@ pub(crate) struct Pools {
     /// Blocks that the pools of each group have, nobody's included.
     n_blocks: Vec<usize>,
     /// For each group the states of every slot, in the order of its layers.
-    slots: Vec<Vec<Vec<RecurrentState>>>,
+    slots: Vec<Vec<Held>>,
     /// Pools do not grow beyond it ahead of need.
     budget_bytes: u64,
 }
-
-/// The memory of recurrent layers after the same tokens, in the order of layers.
-pub(crate) type States = Vec<RecurrentState>;
 
 impl Pools {
     /// Empty pools for layers that remember this, for sequences that resume at multiples of
@@ -139,9 +142,26 @@ impl Pools {
         if needed <= n {
             return n;
         }
-        let most = self.budget_bytes / self.layout.groups()[group].bytes;
-        let ahead = (n + n / 2).max(MIN_BLOCKS).min(most as usize + 1);
+        let (budget, layout) = (self.budget_bytes, &self.layout);
+        let most = budget / layout.groups()[group].bytes;
+        let all_bytes = layout.groups().iter().map(|group| group.bytes).sum::<u64>();
+        let first = match Device::current_backend() {
+            Backend::Cuda => (budget / FIRST_SHARE / all_bytes) as usize,
+            Backend::Cpu | Backend::Metal => 0,
+        };
+        let ahead = (n + n / 2).max(MIN_BLOCKS).max(first).min(most as usize + 1);
         needed.max(ahead)
+    }
+
+    /// Makes the first growth of every group where it is better not made while somebody waits.
+    ///
+    /// # Errors
+    /// Memory is short.
+    pub fn begin(&mut self) -> Result<()> {
+        if Device::current_backend() != Backend::Cuda {
+            return Ok(());
+        }
+        (0..self.layout.groups().len()).try_for_each(|group| self.fit(group, 0))
     }
 
     /// Makes room for block or slot `id` of a group.
@@ -150,9 +170,8 @@ impl Pools {
     /// Memory is short; pools that grew already are larger than others then, which harms nothing.
     pub fn fit(&mut self, group: usize, id: u32) -> Result<()> {
         if self.layout.groups()[group].kind == Kind::Recurrent {
-            let n_layers = self.layers.iter().filter(|l| l.group == group).count();
             let n = self.slots[group].len().max(id as usize + 1);
-            self.slots[group].resize_with(n, || vec![RecurrentState::default(); n_layers]);
+            self.slots[group].resize_with(n, Held::default);
             return Ok(());
         }
         let n = self.grown(group, id);
@@ -193,97 +212,79 @@ impl Pools {
     /// # Errors
     /// MLX refuses an operation.
     pub fn lend(&mut self, slots: &[(usize, u32)]) -> Result<&mut [LayerState]> {
-        let mut rows = Vec::new();
-        for (group, slot) in slots {
-            rows.push(std::mem::take(&mut self.slots[*group][*slot as usize]));
-        }
-        let (mut layer_idx, dtype) = (0, self.dtype);
-        for (layer, state) in self.layers.iter().zip(&mut self.states) {
-            let (Memory::Recurrent { tail, state: size }, LayerState::Recurrent(state)) =
-                (&layer.memory, state)
-            else {
-                continue;
-            };
-            let of_rows = rows.iter().filter_map(|row| row.get(layer_idx)).collect::<Vec<_>>();
-            *state = match of_rows[..] {
-                [] => RecurrentState::default(),
-                [one] => one.clone(),
-                _ => RecurrentState {
-                    conv_tail: joined(of_rows.iter().map(|row| &row.conv_tail), tail, dtype)?,
-                    state: joined(of_rows.iter().map(|row| &row.state), size, Dtype::F32)?,
-                    captured: Vec::new(),
-                },
-            };
-            layer_idx += 1;
+        let take =
+            |(group, slot): &(usize, u32)| std::mem::take(&mut self.slots[*group][*slot as usize]);
+        let rows = slots.iter().map(take).collect::<Vec<_>>();
+        let is_recurrent = |layer: &&Layer| matches!(layer.memory, Memory::Recurrent { .. });
+        let layers = self.layers.iter().filter(is_recurrent).map(|layer| &layer.memory);
+        let mut states = joined(&rows, &layers.collect::<Vec<_>>(), self.dtype)?.into_iter();
+        for state in &mut self.states {
+            if let LayerState::Recurrent(state) = state {
+                *state = states.next().unwrap_or_default();
+            }
         }
         Ok(&mut self.states)
     }
 
     /// After a pass: its states are the slots', and those that it captured come back.
-    ///
-    /// # Errors
-    /// MLX refuses an operation.
-    pub fn keep(&mut self, slots: &[(usize, u32)], n_captures: usize) -> Result<Vec<States>> {
+    pub fn keep(&mut self, slots: &[(usize, u32)], n_captures: usize) -> Vec<States> {
         let mut captured = vec![Vec::new(); n_captures];
+        let mut states = States::new();
         for state in &mut self.states {
             let LayerState::Recurrent(state) = state else { continue };
-            let state = std::mem::take(state);
-            for (row, (group, slot)) in (0..).zip(slots) {
-                let part = |whole: &Option<Array>| match whole {
-                    Some(whole) if slots.len() > 1 => {
-                        whole.slice_axis(0, row..row + 1)?.contiguous().map(Some)
-                    }
-                    whole => Ok(whole.clone()),
-                };
-                self.slots[*group][*slot as usize].push(RecurrentState {
-                    conv_tail: part(&state.conv_tail)?,
-                    state: part(&state.state)?,
-                    captured: Vec::new(),
-                });
-            }
-            captured.iter_mut().zip(state.captured).for_each(|(list, state)| list.push(state));
+            let mut state = std::mem::take(state);
+            let of_layer = std::mem::take(&mut state.captured);
+            captured.iter_mut().zip(of_layer).for_each(|(list, state)| list.push(state));
+            states.push(state);
         }
-        Ok(captured)
+        match slots {
+            [(group, slot)] => self.slots[*group][*slot as usize] = Held::Own(states),
+            _ => {
+                let of = Rc::new(states);
+                for (row, (group, slot)) in (0..).zip(slots) {
+                    self.slots[*group][*slot as usize] = Held::Row { of: Rc::clone(&of), row };
+                }
+            }
+        }
+        captured
     }
 
-    /// The states of a slot.
-    pub fn slot(&self, group: usize, slot: u32) -> &States {
+    /// What a slot holds.
+    pub fn slot(&self, group: usize, slot: u32) -> &Held {
         &self.slots[group][slot as usize]
     }
 
-    /// Sets the states of a slot, which must have room; none: those before the first token.
+    /// Sets what a slot, which must have room, holds; none: the states before the first token.
     pub fn set_slot(&mut self, group: usize, slot: u32, states: Option<States>) {
-        let to = &mut self.slots[group][slot as usize];
-        let n_layers = self.layers.iter().filter(|l| l.group == group).count();
-        *to = states.unwrap_or_else(|| vec![RecurrentState::default(); n_layers]);
+        self.slots[group][slot as usize] = Held::Own(states.unwrap_or_default());
     }
 
     /// Copies a block.
     pub fn copy_block(&mut self, group: usize, from: u32, to: u32) -> Result<()> {
-        self.each_pool(group, |pool| {
-            let block = blocks::read(&pool, &[from])?;
-            // What is being read is not written in place.
-            block.eval()?;
-            Ok(blocks::write(pool, &block, &[to])?)
-        })
+        self.each_pool(group, |pool| Ok(blocks::copy(pool, &[from], &[to])?))
     }
 
-    /// Replaces every pool of a group by what `change` makes of it.
+    /// Changes blocks in every pool of a group.
     fn each_pool(
         &mut self,
         group: usize,
-        mut change: impl FnMut(Array) -> Result<Array>,
+        mut change: impl FnMut(Array) -> Result<Changed>,
     ) -> Result<()> {
+        let mut all_done = Vec::new();
         for (layer, state) in self.layers.iter().zip(&mut self.states) {
             let LayerState::Kv(kv) = state else { continue };
             if layer.group != group {
                 continue;
             }
-            let pools = std::mem::take(&mut kv.buffers).into_iter();
-            kv.buffers = pools.map(&mut change).collect::<Result<Vec<_>>>()?;
-            mlx::eval(&kv.buffers)?;
+            for pool in &mut kv.buffers {
+                // Nothing else may hold the pool, or it is copied.
+                let nothing = Array::scalar(0.0, self.dtype)?;
+                let changed = change(std::mem::replace(pool, nothing))?;
+                *pool = changed.pool;
+                all_done.push(changed.done);
+            }
         }
-        Ok(())
+        Ok(mlx::eval(&all_done)?)
     }
 
     /// The bytes of blocks, layer after layer.
@@ -291,13 +292,16 @@ impl Pools {
         let bytes = self.layout.groups()[group].bytes as usize;
         let mut out = vec![Vec::with_capacity(bytes); ids.len()];
         let layers = self.layers.iter().zip(&self.states).filter(|(l, _)| l.group == group);
-        for (_, state) in layers {
-            let LayerState::Kv(kv) = state else { continue };
-            for pool in &kv.buffers {
-                let parts = blocks::read(pool, ids)?.to_bytes()?;
-                let size = parts.len() / ids.len();
-                out.iter_mut().zip(parts.chunks_exact(size)).for_each(|(o, p)| o.extend(p));
-            }
+        let pools = layers.flat_map(|(_, state)| match state {
+            LayerState::Kv(kv) => &kv.buffers[..],
+            LayerState::Recurrent(_) => &[],
+        });
+        let parts = pools.map(|pool| Ok(blocks::read(pool, ids)?)).collect::<Result<Vec<_>>>()?;
+        mlx::eval(&parts)?;
+        for part in parts {
+            let bytes = part.to_bytes()?;
+            let size = bytes.len() / ids.len();
+            out.iter_mut().zip(bytes.chunks_exact(size)).for_each(|(o, p)| o.extend(p));
         }
         Ok(out)
     }
@@ -313,7 +317,8 @@ impl Pools {
             let shape = [ids.len() as i32, pool.dim(1), pool.dim(2), pool.dim(3)];
             let size = shape[1..].iter().map(|n| *n as usize).product::<usize>();
             let end = begin + size * dtype.size_bytes();
-            let part = bytes.iter().flat_map(|b| &b[begin..end]).copied().collect::<Vec<_>>();
+            let mut part = Vec::with_capacity(size * dtype.size_bytes() * bytes.len());
+            bytes.iter().for_each(|b| part.extend_from_slice(&b[begin..end]));
             begin = end;
             let new = Array::from_bytes(&part, &shape, dtype)?;
             Ok(blocks::write(pool, &new, ids)?)
@@ -323,8 +328,9 @@ impl Pools {
     /// The bytes of a slot's states, layer after layer: the convolution's tail, then the state.
     pub fn read_state(&self, group: usize, slot: u32) -> Result<Vec<u8>> {
         let mut out = Vec::with_capacity(self.layout.groups()[group].bytes as usize);
-        let layers = self.layers.iter().filter(|l| l.group == group);
-        for (layer, state) in layers.zip(self.slot(group, slot)) {
+        let states = self.slot(group, slot).own()?;
+        for (i, layer) in self.layers.iter().filter(|l| l.group == group).enumerate() {
+            let state = states.get(i).cloned().unwrap_or_default();
             for (array, n_bytes) in
                 [&state.conv_tail, &state.state].into_iter().zip(self.parts(layer))
             {
@@ -367,19 +373,4 @@ impl Pools {
         self.set_slot(group, slot, Some(states));
         Ok(())
     }
-}
-
-/// The same state of several rows, `[B, ..]`; zeros for those before their first token.
-fn joined<'a>(
-    rows: impl Iterator<Item = &'a Option<Array>>,
-    size: &[i32],
-    dtype: Dtype,
-) -> Result<Option<Array>> {
-    let shape = [&[1], size].concat();
-    let rows = rows.map(|row| match row {
-        Some(row) => Ok(row.clone()),
-        None => Array::zeros(&shape, dtype),
-    });
-    let rows = rows.collect::<mlx::Result<Vec<_>>>()?;
-    Ok(Some(mlx::concatenate(&rows.iter().collect::<Vec<_>>(), 0)?))
 }

@@ -27,10 +27,27 @@ pub fn engine_in_chunks(
     chunk_tokens: Option<u32>,
     deterministic: bool,
 ) -> Engine {
+    load(LoadRequest { cache, chunk_tokens, deterministic, ..of(name) })
+}
+
+/// An engine for few requests at a time.
+pub fn engine_of_rows(max_rows: u32) -> Engine {
+    load(LoadRequest { max_rows: Some(max_rows), ..of("qwen3_affine8_32_tied") })
+}
+
+fn of(name: &str) -> LoadRequest {
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/quantized");
     let path = goldens.join(name).to_str().unwrap().to_owned();
-    let source = ModelSource::Folder { path };
-    let request = LoadRequest { source, cache, chunk_tokens, deterministic };
+    LoadRequest {
+        source: ModelSource::Folder { path },
+        cache: CacheSettings::default(),
+        chunk_tokens: None,
+        deterministic: false,
+        max_rows: None,
+    }
+}
+
+fn load(request: LoadRequest) -> Engine {
     Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()))
         .map_err(|e| e.message)
         .unwrap()

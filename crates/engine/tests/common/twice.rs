@@ -30,6 +30,8 @@ pub const MODELS: [&str; 9] = [
 /// What two computations of the same log probability may differ by, and by that share of it.
 pub const TOLERANCE: f32 = 0.06;
 const TOLERANCE_SHARE: f32 = 1.0 / 128.0;
+/// On devices that keep sums and logits in 16 bits, too.
+const TOLERANCE_SHARE_16: f32 = 1.0 / 48.0;
 pub const N_NEW: u32 = 6;
 /// So few that most prompts take several passes, on every device.
 pub const CHUNK_TOKENS: usize = 48;
@@ -91,28 +93,59 @@ impl Twice {
     }
 
     pub fn answer(&mut self, request: GenerateRequest) -> Answer {
-        let id = request.id;
-        self.engine.submit(request).map_err(|e| e.message).unwrap();
-        let events = run(&mut self.engine);
-        let mut answer = None;
+        self.answers(vec![request], 0).pop().expect("it was answered")
+    }
+
+    /// The answers to requests, one of which arrives every `n_steps` steps.
+    pub fn answers(&mut self, requests: Vec<GenerateRequest>, n_steps: usize) -> Vec<Answer> {
+        let ids = requests.iter().map(|request| request.id).collect::<Vec<_>>();
+        let mut events = Vec::new();
+        for request in requests {
+            self.engine.submit(request).map_err(|e| e.message).unwrap();
+            for _ in 0..n_steps {
+                let step = self.engine.step(&mut |event| events.push(event));
+                step.map_err(|e| e.message).unwrap();
+            }
+        }
+        events.extend(run(&mut self.engine));
+        let mut answers = HashMap::new();
         for event in events {
-            match (event, &mut answer) {
-                (Event::Matched(found), None) => {
+            match event {
+                Event::Matched(found) => {
                     let (tokens, best) = (Vec::new(), Vec::new());
-                    answer = Some(Answer { tokens, best, found, cached_tokens: 0 });
+                    let answer = Answer { tokens, best, found, cached_tokens: 0 };
+                    assert!(answers.insert(answer.found.id, answer).is_none());
                 }
-                (Event::Token { token, top, .. }, Some(answer)) => {
+                Event::Token { id, token, top, .. } => {
+                    let answer = answers.get_mut(&id).expect("it was begun");
                     answer.tokens.push(token);
                     answer.best.push(top);
                 }
-                (Event::Finished { usage, .. }, Some(answer)) => {
+                Event::Finished { id, usage, .. } => {
+                    let answer = answers.get_mut(&id).expect("it was begun");
                     answer.cached_tokens = usage.cached_tokens;
                 }
-                (Event::PrefillProgress { .. }, Some(_)) => {}
-                (event, _) => panic!("{id}: {event:?}"),
+                Event::PrefillProgress { .. } => {}
+                event => panic!("{event:?}"),
             }
         }
-        answer.expect("it was answered")
+        ids.iter().map(|id| answers.remove(id).expect("it was answered")).collect()
+    }
+
+    /// Asks all together, one more every `n_steps` steps, and each alone in a namespace of its own,
+    /// and compares.
+    pub fn ask_together(&mut self, asked: &[GenerateRequest], n_steps: usize) {
+        let together = self.answers(asked.to_vec(), n_steps);
+        for (asked, found) in asked.iter().zip(together) {
+            let alone = GenerateRequest {
+                namespace: NEXT_NAMESPACE.fetch_add(1, Ordering::Relaxed),
+                boundaries: vec![],
+                ..asked.clone()
+            };
+            let alone = self.answer(alone);
+            let (n, worst) = compare(&found, &alone);
+            (self.n_compared, self.worst) = (self.n_compared + n, self.worst.max(worst));
+        }
     }
 
     /// Asks among all others and alone, and compares.
@@ -148,10 +181,14 @@ impl Twice {
 /// allowed.
 fn compare(found: &Answer, cold: &Answer) -> (u64, f32) {
     let (mut n, mut worst) = (0, 0f32);
+    let tolerance_share = match mlx::Device::current_backend() {
+        mlx::Backend::Cpu => TOLERANCE_SHARE,
+        mlx::Backend::Cuda | mlx::Backend::Metal => TOLERANCE_SHARE_16,
+    };
     for (i, (tokens, best)) in found.tokens.iter().zip(&cold.tokens).zip(&cold.best).enumerate() {
         for (id, logprob) in &found.best[i] {
             let Some((_, wanted)) = best.iter().find(|(other, _)| other == id) else { continue };
-            let share = (logprob - wanted).abs() / (TOLERANCE - wanted * TOLERANCE_SHARE);
+            let share = (logprob - wanted).abs() / (TOLERANCE - wanted * tolerance_share);
             (n, worst) = (n + 1, worst.max(share));
             assert!(
                 share <= 1.0,

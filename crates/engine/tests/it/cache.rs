@@ -241,7 +241,8 @@ fn a_device_that_fails_costs_what_runs_and_no_answer() {
         let device = twice.engine.cache_stats().tiers[0];
         assert_eq!(device.live_bytes + device.cached_bytes, 0, "{model}");
         let found = twice.ask(&kept, &[]);
-        assert_eq!(found.found.tier, CacheTier::Disk, "{model}: {found:?}");
+        assert_ne!(found.found.tier, CacheTier::Device, "{model}: {found:?}");
+        assert!(found.cached_tokens > 0, "{model}: {found:?}");
         twice.ask(&running, &[]);
         assert_eq!(twice.ask(&running, &[]).found.tier, CacheTier::Device, "{model}");
     }

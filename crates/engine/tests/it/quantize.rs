@@ -53,6 +53,7 @@ fn a_request_becomes_a_folder_that_loads_and_a_report() {
             cache: CacheSettings::default(),
             chunk_tokens: None,
             deterministic: false,
+            max_rows: None,
         },
         None,
         &mut |_, _| ControlFlow::Continue(()),

@@ -6,7 +6,7 @@ use protocol::{
     BenchRequest, Event, FinishReason, GenerateRequest, LogitsRequest, RequestId, Sampling,
 };
 
-use crate::common::{engine, request, run};
+use crate::common::{engine, engine_of_rows, request, run};
 
 fn tokens_of(events: &[Event], wanted: u64) -> Vec<u32> {
     let token = |event: &Event| match event {
@@ -99,7 +99,7 @@ fn what_else_runs_changes_no_token() {
 
 #[test]
 fn a_cancelled_request_says_nothing_more_and_others_go_on() {
-    let mut engine = engine();
+    let mut engine = engine_of_rows(4);
     for id in 1..=6 {
         engine.submit(request(id, &[id as u32, 9, 9], 20)).map_err(|e| e.message).unwrap();
     }
@@ -199,7 +199,7 @@ fn logits_of_a_long_chunk_come_in_pieces() {
 
 #[test]
 fn time_spent_in_the_queue_is_counted() {
-    let mut engine = engine();
+    let mut engine = engine_of_rows(4);
     for id in 1..=5 {
         engine.submit(request(id, &[id as u32, 9, 9], 20)).map_err(|e| e.message).unwrap();
     }

@@ -14,3 +14,15 @@ pub(super) fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Array> {
         Ok(())
     })
 }
+
+pub(super) fn copy(pool: Array, from: &[u32], to: &[u32]) -> Result<Array> {
+    let block_bytes = pool.n_bytes() / pool.dim(0) as usize;
+    let pairs = from.iter().copied().zip(to.iter().copied()).collect::<Vec<_>>();
+    CpuKernel::update(pool, &[], move |_, pool| {
+        for (from, to) in &pairs {
+            let [from, to] = [from, to].map(|id| *id as usize * block_bytes);
+            pool.bytes_mut().copy_within(from..from + block_bytes, to);
+        }
+        Ok(())
+    })
+}

@@ -4,9 +4,9 @@
 //!
 //! | form | where |
 //! |---|---|
-//! | [`write_reference`] | everywhere: the twin, and what Metal runs |
+//! | [`write_reference`], [`copy_reference`] | everywhere: the twins, and what Metal runs |
 //! | `cpu.rs` | CPU: in place, where nothing else holds the pool |
-//! | `cuda.rs` | CUDA: in place, whoever holds the pool, and evaluated at once |
+//! | `cuda.rs` | CUDA: in place, whoever holds the pool |
 
 mod cpu;
 mod cuda;
@@ -16,6 +16,22 @@ use mlx::{Array, Backend, Device, Dtype, Result};
 use crate::input::{dims, expect_dtype, expect_shape, refused};
 
 const OP: &str = "blocks";
+
+/// A pool with other blocks in places. `done` must be evaluated before anything else is made of the
+/// pool; that of many pools at once is.
+#[derive(Debug)]
+pub struct Changed {
+    /// The pool.
+    pub pool: Array,
+    /// What makes the change when it is evaluated.
+    pub done: Array,
+}
+
+impl From<Array> for Changed {
+    fn from(pool: Array) -> Self {
+        Self { done: pool.clone(), pool }
+    }
+}
 
 /// The blocks of `pool` that `ids` name, `[k, n, K, D]`, with memory of their own.
 ///
@@ -31,13 +47,37 @@ pub fn read(pool: &Array, ids: &[u32]) -> Result<Array> {
 ///
 /// # Errors
 /// Shapes or dtypes do not fit each other, there is no such block, or one is named twice.
-pub fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Array> {
+pub fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Changed> {
     check_write(&pool, blocks, ids)?;
     match Device::current_backend() {
-        Backend::Cpu => cpu::write(pool, blocks, ids),
+        Backend::Cpu => cpu::write(pool, blocks, ids).map(Changed::from),
         Backend::Cuda => cuda::write(pool, blocks, ids),
-        Backend::Metal => write_reference(pool, blocks, ids),
+        Backend::Metal => write_reference(pool, blocks, ids).map(Changed::from),
     }
+}
+
+/// `pool` with copies of the blocks `from` as the blocks `to`, one for each, none of which is in
+/// both lists or twice in `to`. In place as in [`write`].
+///
+/// # Errors
+/// There is no such block, or one is named twice.
+pub fn copy(pool: Array, from: &[u32], to: &[u32]) -> Result<Changed> {
+    check_copy(&pool, from, to)?;
+    match Device::current_backend() {
+        Backend::Cpu => cpu::copy(pool, from, to).map(Changed::from),
+        Backend::Cuda => cuda::copy(pool, from, to),
+        Backend::Metal => copy_reference(pool, from, to).map(Changed::from),
+    }
+}
+
+/// The same in MLX's operations.
+///
+/// # Errors
+/// Those of [`copy`].
+pub fn copy_reference(pool: Array, from: &[u32], to: &[u32]) -> Result<Array> {
+    check_copy(&pool, from, to)?;
+    let blocks = read(&pool, from)?;
+    write_reference(pool, &blocks, to)
 }
 
 /// The same in MLX's operations.
@@ -81,6 +121,21 @@ fn check_write(pool: &Array, blocks: &Array, ids: &[u32]) -> Result<()> {
     let [_, n_heads, n_tokens, dim] = dims(OP, "pool", pool)?;
     expect_shape(OP, "blocks", blocks, &[ids.len() as i32, n_heads, n_tokens, dim])?;
     expect_dtype(OP, "blocks", blocks, pool.dtype())?;
+    check_once(pool, ids)
+}
+
+fn check_copy(pool: &Array, from: &[u32], to: &[u32]) -> Result<()> {
+    check(pool, from)?;
+    check(pool, to)?;
+    if from.len() != to.len() {
+        let text = format!("{} blocks cannot go to {} places", from.len(), to.len());
+        return Err(refused(OP, &[pool], text));
+    }
+    let apart = from.iter().copied().collect::<std::collections::BTreeSet<_>>();
+    check_once(pool, &apart.into_iter().chain(to.iter().copied()).collect::<Vec<_>>())
+}
+
+fn check_once(pool: &Array, ids: &[u32]) -> Result<()> {
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {

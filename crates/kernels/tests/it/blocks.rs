@@ -10,6 +10,30 @@ fn numbers(x: &Array) -> Vec<f32> {
     x.to_f32_vec().unwrap()
 }
 
+/// The pool after the change.
+fn written(changed: mlx::Result<blocks::Changed>) -> Array {
+    let blocks::Changed { pool, done } = changed.unwrap();
+    done.eval().unwrap();
+    pool
+}
+
+#[test]
+fn copied_blocks_are_twice_there_and_all_others_are_as_they_were() {
+    let _device = device();
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        let pool = Values(4).array(&[9, 4, 3, 5], |x| x).astype(dtype).unwrap();
+        pool.eval().unwrap();
+        let (from, to) = ([6, 1, 6], [0, 8, 3]);
+        let mut list = numbers(&pool);
+        for (from, to) in from.into_iter().zip(to) {
+            list.copy_within(from as usize * 60..(from as usize + 1) * 60, to as usize * 60);
+        }
+        let wanted = blocks::copy_reference(pool.clone(), &from, &to).unwrap();
+        assert_eq!(numbers(&wanted), list, "{dtype}");
+        assert_eq!(numbers(&written(blocks::copy(pool, &from, &to))), list, "{dtype}");
+    }
+}
+
 #[test]
 fn written_blocks_are_there_and_all_others_are_as_they_were() {
     let _device = device();
@@ -28,7 +52,7 @@ fn written_blocks_are_there_and_all_others_are_as_they_were() {
         for (block, id) in numbers(&new).chunks(60).zip(ids) {
             list[id as usize * 60..][..60].copy_from_slice(block);
         }
-        let found = blocks::write(pool, &new, &ids).unwrap();
+        let found = written(blocks::write(pool, &new, &ids));
         assert_eq!(numbers(&found), list, "{dtype}");
         assert_eq!(numbers(&wanted), list, "{dtype}");
         let read = blocks::read(&found, &ids).unwrap();
@@ -36,7 +60,7 @@ fn written_blocks_are_there_and_all_others_are_as_they_were() {
         assert!(read.buffer_bytes().unwrap() <= 2 * read.n_bytes() + 16_384);
         // As a view of something larger.
         let view = array(&mut values, &[2, 4, 3, 9]).slice_axis(3, 2..7).unwrap();
-        let found = blocks::write(found, &view, &[0, 6]).unwrap();
+        let found = written(blocks::write(found, &view, &[0, 6]));
         assert_eq!(numbers(&blocks::read(&found, &[0, 6]).unwrap()), numbers(&view), "{dtype}");
     }
 }
@@ -48,7 +72,7 @@ fn a_pool_that_nothing_else_holds_is_written_in_place() {
     }
     let (before, pool) = address(Array::zeros(&[50, 4, 3, 5], Dtype::F32).unwrap());
     let new = Array::full(&[1, 4, 3, 5], 2.0, Dtype::F32).unwrap();
-    let pool = blocks::write(pool, &new, &[7]).unwrap();
+    let pool = written(blocks::write(pool, &new, &[7]));
     let tokens = Array::full(&[1, 2, 20], 3.0, Dtype::F32).unwrap();
     let slots = Array::from_slice(&[7u32, 4], &[1, 2]).unwrap();
     let table = Array::from_slice(&[2u32, 1], &[1, 2]).unwrap();
@@ -58,8 +82,8 @@ fn a_pool_that_nothing_else_holds_is_written_in_place() {
     let (after, pool) = address(pool);
     assert_eq!(before, after);
     let held = pool.clone();
-    let written = blocks::write(pool, &new, &[8]).unwrap();
-    assert_eq!(numbers(&written)[8 * 60], 2.0);
+    let other = written(blocks::write(pool, &new, &[8]));
+    assert_eq!(numbers(&other)[8 * 60], 2.0);
     assert_eq!(numbers(&held)[8 * 60], 0.0);
 }
 
@@ -113,13 +137,19 @@ fn blocks_that_are_none_or_do_not_fit_are_refused() {
     let pool = || Array::zeros(&[7, 4, 3, 5], Dtype::F32).unwrap();
     let new = |n, dtype| Array::zeros(&[n, 4, 3, 5], dtype).unwrap();
     let f32 = Dtype::F32;
+    let write = |new: &Array, ids: &[u32]| blocks::write(pool(), new, ids).map(|c| c.pool);
+    let copy = |from: &[u32], to: &[u32]| blocks::copy(pool(), from, to).map(|c| c.pool);
     for (found, reason) in [
         (blocks::read(&pool(), &[3, 7]), "block 7 is none of 7"),
         (blocks::read(&pool(), &[]), "there are no blocks to move"),
-        (blocks::write(pool(), &new(2, f32), &[7, 0]), "block 7 is none of 7"),
-        (blocks::write(pool(), &new(2, f32), &[3, 3]), "block 3 is named twice"),
-        (blocks::write(pool(), &new(1, f32), &[3, 4]), "must have shape [2, 4, 3, 5]"),
-        (blocks::write(pool(), &new(1, Dtype::Bf16), &[3]), "must be f32"),
+        (write(&new(2, f32), &[7, 0]), "block 7 is none of 7"),
+        (write(&new(2, f32), &[3, 3]), "block 3 is named twice"),
+        (write(&new(1, f32), &[3, 4]), "must have shape [2, 4, 3, 5]"),
+        (write(&new(1, Dtype::Bf16), &[3]), "must be f32"),
+        (copy(&[7], &[0]), "block 7 is none of 7"),
+        (copy(&[1, 2], &[0]), "2 blocks cannot go to 1 places"),
+        (copy(&[1, 2], &[0, 0]), "block 0 is named twice"),
+        (copy(&[1, 2], &[3, 1]), "block 1 is named twice"),
     ] {
         let message = found.unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
