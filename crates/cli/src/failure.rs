@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use hub::{HubError, PullError};
 use protocol::InvalidField;
 use server::backend::BackendError;
+use server::prompter::PromptError;
+use server::sampling::SettingsError;
 use server::supervisor::RunnerError;
 
 /// A command's result.
@@ -126,6 +128,27 @@ impl From<BackendError> for Failure {
 impl From<RunnerError> for Failure {
     fn from(error: RunnerError) -> Self {
         Self::new(error.to_string()).with_hint_of(error.hint())
+    }
+}
+
+impl From<PromptError> for Failure {
+    fn from(error: PromptError) -> Self {
+        match error {
+            PromptError::Hub(error) => error.into(),
+            PromptError::NoTemplate => {
+                Self::new(error.to_string()).with_hint("use --raw to continue a text")
+            }
+            error => Self::new(error.to_string()),
+        }
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        match error {
+            SettingsError::Hub(error) => error.into(),
+            error => Self::new(error.to_string()),
+        }
     }
 }
 

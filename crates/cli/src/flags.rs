@@ -1,14 +1,17 @@
 //! Flags that several commands share: each is defined once, with its variable.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use hub::ModelFolder;
 use protocol::{CacheSettings, DiskSettings, InvalidField, Sampling};
-use serde_json::{Map, Value};
 use server::backend::Asked;
+use server::sampling::{self, Choices};
 
 use crate::failure::{Failure, Result};
 
@@ -41,6 +44,23 @@ impl BackendFlags {
             .map_err(|e: server::backend::BackendError| Failure::usage(e.to_string()))
     }
 }
+
+/// The server that a command asks.
+#[derive(Debug, Clone, Args)]
+pub struct ServerFlags {
+    /// Address of the server
+    #[arg(long, env = "OFFSHOOT_HOST", default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub host: IpAddr,
+    /// Port of the server
+    #[arg(long, env = "OFFSHOOT_PORT", default_value_t = PORT, value_name = "N")]
+    pub port: u16,
+    /// File whose first line begins with the key to present
+    #[arg(long, env = "OFFSHOOT_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+}
+
+/// The port of `serve`, and of the commands that ask it.
+pub const PORT: u16 = 11435;
 
 /// What the prefix cache may hold.
 #[derive(Debug, Clone, Default, Args)]
@@ -77,7 +97,7 @@ impl CacheFlags {
 
 /// Bytes with a unit or without: 1073741824, 512MiB, 8GB, 1.5G. K, M, G and T mean powers of 1024
 /// unless a B follows alone.
-fn parse_size(text: &str) -> std::result::Result<u64, String> {
+pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = text[digits.len()..].to_ascii_lowercase();
     let power = |letter: char| "kmgt".find(letter).map(|i| i as i32 + 1);
@@ -93,6 +113,23 @@ fn parse_size(text: &str) -> std::result::Result<u64, String> {
             Ok((number * factor) as u64)
         }
         _ => Err("must be a size like 512MiB, 8GiB or 8GB".to_owned()),
+    }
+}
+
+/// A time with a unit or without: 300, 90s, 5m, 1h, 1.5h. Without one it is in seconds.
+pub fn parse_time(text: &str) -> std::result::Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "s" => Some(1.0),
+        "ms" => Some(0.001),
+        "m" => Some(60.0),
+        "h" => Some(3600.0),
+        _ => None,
+    };
+    let number = digits.parse::<f64>().ok().filter(|n| (0.0..1e9).contains(n));
+    match (number, factor) {
+        (Some(number), Some(factor)) => Ok(Duration::from_secs_f64(number * factor)),
+        _ => Err("must be a time like 90s, 5m or 1h".to_owned()),
     }
 }
 
@@ -143,103 +180,33 @@ pub struct SamplingFlags {
 impl SamplingFlags {
     /// The flags over the model's own settings over "off". Bad flags are usage errors.
     pub fn resolve(&self, folder: &ModelFolder) -> Result<Sampling> {
-        self.over(Sampling::greedy()).validate().map_err(flag_error)?;
-        let config = folder.read_object(GENERATION_CONFIG)?.unwrap_or_default();
-        let mut sampling = self.over(of_generation_config(&config)?);
-        sampling.seed = self.seed.unwrap_or_else(random_seed);
-        Ok(sampling)
+        let choices = self.choices();
+        choices.validate().map_err(flag_error)?;
+        Ok(choices.over(&sampling::of_folder(folder)?))
     }
 
-    fn over(&self, base: Sampling) -> Sampling {
-        Sampling {
-            temperature: self.temperature.unwrap_or(base.temperature),
-            top_k: self.top_k.unwrap_or(base.top_k),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            min_p: self.min_p.unwrap_or(base.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(base.frequency_penalty),
-            ..base
+    fn choices(&self) -> Choices {
+        Choices {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: Vec::new(),
+            seed: self.seed,
         }
     }
 }
-
-/// The file with a model's own sampling settings and stop tokens.
-pub const GENERATION_CONFIG: &str = "generation_config.json";
 
 fn flag_error(error: InvalidField) -> Failure {
     Failure::usage(format!("--{} {}", error.field.replace('_', "-"), error.reason))
 }
 
-/// The model's settings. As in transformers, `do_sample: false` is greedy; so is a file that says
-/// neither that nor a temperature.
-fn of_generation_config(config: &Map<String, Value>) -> Result<Sampling> {
-    let off = Sampling::greedy();
-    let number = |key: &str, off: f32| match config.get(key) {
-        None | Some(Value::Null) => Ok(off),
-        Some(value) => match value.as_f64() {
-            Some(number) => Ok(number as f32),
-            None => Err(Failure::new(format!("{GENERATION_CONFIG}: {key} is {value}, no number"))),
-        },
-    };
-    let sampled = match config.get("do_sample").and_then(Value::as_bool) {
-        Some(do_sample) => do_sample,
-        None => config.contains_key("temperature"),
-    };
-    let sampling = Sampling {
-        temperature: if sampled { number("temperature", 1.0)? } else { 0.0 },
-        top_k: number("top_k", 0.0)? as u32,
-        top_p: number("top_p", off.top_p)?,
-        min_p: number("min_p", off.min_p)?,
-        repetition_penalty: number("repetition_penalty", off.repetition_penalty)?,
-        presence_penalty: number("presence_penalty", off.presence_penalty)?,
-        frequency_penalty: number("frequency_penalty", off.frequency_penalty)?,
-        ..off
-    };
-    let valid = sampling.validate();
-    valid.map_err(|e| Failure::new(format!("{GENERATION_CONFIG}: {e}")))?;
-    Ok(sampling)
-}
-
-/// A new seed for each call: the standard library's hash keys are random. Below 2^53, so that a
-/// reader of the JSON who keeps numbers as doubles can give the very seed back.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) >> 11
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn settings(json: &str) -> Result<Sampling> {
-        of_generation_config(&serde_json::from_str(json).unwrap())
-    }
-
-    #[test]
-    fn a_models_settings_are_read_as_transformers_reads_them() {
-        let check = |json: &str, temperature: f32, top_k: u32, top_p: f32| {
-            let s = settings(json).unwrap();
-            assert_eq!((s.temperature, s.top_k, s.top_p), (temperature, top_k, top_p), "{json}");
-        };
-        check("{}", 0.0, 0, 1.0);
-        check(r#"{"temperature": 0.6, "top_k": 20, "top_p": 0.95}"#, 0.6, 20, 0.95);
-        check(r#"{"do_sample": false, "temperature": 0.6}"#, 0.0, 0, 1.0);
-        check(r#"{"do_sample": true, "top_k": null}"#, 1.0, 0, 1.0);
-    }
-
-    #[test]
-    fn bad_settings_name_the_file_and_the_field() {
-        for (json, field) in [(r#"{"top_p": "high"}"#, "top_p"), (r#"{"min_p": 7}"#, "min_p")] {
-            match settings(json) {
-                Err(Failure::Failed(message)) => {
-                    assert!(message.error.contains(GENERATION_CONFIG), "{}", message.error);
-                    assert!(message.error.contains(field), "{}", message.error);
-                }
-                other => panic!("{json}: {other:?}"),
-            }
-        }
-    }
 
     #[test]
     fn sizes_have_units_or_not() {
@@ -261,17 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_seed_is_exact_as_a_double_and_new_each_time() {
-        let seeds: std::collections::BTreeSet<u64> = (0..64).map(|_| random_seed()).collect();
-        assert!(seeds.len() > 1);
-        assert!(seeds.iter().all(|&seed| seed < 1 << 53), "{seeds:?}");
-    }
-
-    #[test]
-    fn flags_win_over_the_models_settings() {
-        let model = settings(r#"{"temperature": 0.6, "top_k": 20}"#).unwrap();
-        let flags = SamplingFlags { temperature: Some(0.0), ..SamplingFlags::default() };
-        let sampling = flags.over(model);
-        assert_eq!((sampling.temperature, sampling.top_k), (0.0, 20));
+    fn times_have_units_or_not() {
+        for (text, ms) in
+            [("0", 0), ("300", 300_000), ("250ms", 250), ("1.5m", 90_000), ("2h", 7_200_000)]
+        {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "-1", "1d", "1 s", "nan", "inf", "1e30"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
     }
 }

@@ -25,6 +25,8 @@ enum Target {
     Runner(Handle),
     /// A request.
     Request(Handle, RequestId),
+    /// A server, which drains.
+    Server(Arc<dyn Fn() + Send + Sync>),
 }
 
 struct State {
@@ -52,7 +54,8 @@ impl Interrupts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn press(&self) {
+    /// What a press of Ctrl-C does.
+    pub fn press(&self) {
         let (target, n_presses) = {
             let mut state = self.lock();
             state.n_presses += 1;
@@ -60,6 +63,7 @@ impl Interrupts {
         };
         match (target, n_presses) {
             (Target::Editor, _) => {}
+            (Target::Server(drain), 1) => drain(),
             (Target::ProcessSaying(line), _) => {
                 // The cursor may be at the end of a progress bar.
                 say(&format!("\n{line}"));
@@ -98,6 +102,11 @@ impl Interrupts {
     /// From now on Ctrl-C stops this request.
     pub fn stop_request(&self, runner: Handle, id: RequestId) {
         self.aim(Target::Request(runner, id));
+    }
+
+    /// From now on the first Ctrl-C calls this, and the second ends the process.
+    pub fn drain_server(&self, drain: Arc<dyn Fn() + Send + Sync>) {
+        self.aim(Target::Server(drain));
     }
 
     /// Whether Ctrl-C was pressed since the target was set.

@@ -12,10 +12,9 @@ mod interrupts;
 mod model;
 mod npy;
 mod output;
-mod prompt;
 mod remaining;
+mod serving;
 mod session;
-mod thinking;
 
 use std::process::ExitCode;
 
@@ -36,6 +35,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(commands::run::Run),
+    Serve(commands::serve::Serve),
+    Ps(commands::ps::Ps),
+    Stop(commands::stop::Stop),
     Pull(commands::pull::Pull),
     List(commands::list::List),
     Show(commands::show::Show),
@@ -60,6 +62,9 @@ fn main() -> ExitCode {
 fn execute(cli: Cli, out: &mut Output, interrupts: &Interrupts) -> Result<()> {
     match cli.command {
         Command::Run(command) => command.execute(out, interrupts),
+        Command::Serve(command) => command.execute(interrupts),
+        Command::Ps(command) => command.execute(out),
+        Command::Stop(command) => command.execute(),
         Command::Pull(command) => command.execute(out, interrupts),
         Command::List(command) => command.execute(out),
         Command::Show(command) => command.execute(out, interrupts),

@@ -536,8 +536,8 @@ fn help_lists_only_commands_that_exist() {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     let expected = [
-        "run", "pull", "list", "show", "rm", "bench", "logits", "quantize", "cache", "doctor",
-        "help",
+        "run", "serve", "ps", "stop", "pull", "list", "show", "rm", "bench", "logits", "quantize",
+        "cache", "doctor", "help",
     ];
     assert_eq!(commands, expected);
 }
@@ -549,6 +549,62 @@ fn wait_for(reader: &mut impl BufRead, start: &str) {
         line.clear();
         assert!(reader.read_line(&mut line).unwrap() > 0, "no line {start:?}");
     }
+}
+
+/// A server on a free port, and what it says after it listens.
+#[cfg(unix)]
+fn serve(home: &Home, script: Script, args: &[&str]) -> (Child, impl BufRead, String) {
+    let program = Program::Serve(script);
+    let args: Vec<_> = ["serve", "--port", "0"].iter().chain(args).copied().collect();
+    let mut child = home.command(&program, &args).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("listening on http://127.0.0.1:") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it does not listen");
+    }
+    let port = line.trim_end().rsplit(':').next().unwrap().to_owned();
+    (child, stderr, port)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_server_is_asked_by_ps_and_stop_and_ends_with_0_on_sigterm() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let home = Home::new();
+    let (mut child, mut stderr, port) = serve(&home, Script::default(), &["tiny", "--quiet"]);
+    wait_for(&mut stderr, "tiny is loaded");
+    let ask = |args: &[&str]| {
+        let args: Vec<_> = args.iter().chain(&["--port", &port]).copied().collect();
+        home.run(Script::default(), &args)
+    };
+    let ran = ask(&["ps"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("tiny") && ran.stdout.contains("loaded"), "{ran:?}");
+    let json: Value = serde_json::from_str(&ask(&["ps", "--json"]).stdout).unwrap();
+    assert_eq!(json[0]["model"], "tiny", "{json}");
+    let ran = ask(&["stop", "tiny"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+    ask(&["stop", "strange"]).fails(1, &["not loaded"]);
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    ask(&["ps"]).fails(1, &["no server answers", "offshoot serve"]);
+}
+
+#[test]
+fn a_server_that_others_reach_needs_keys() {
+    let home = Home::new();
+    let run = |args: &[&str]| home.run(Script::default(), args);
+    run(&["serve", "--host", "0.0.0.0", "--port", "0"]).fails(2, &["--api-key-file"]);
+    run(&["serve", "--allow-origin", "*"]).fails(2, &["--allow-origin", "https://app.example"]);
+    run(&["serve", "--api-key-file", "no/such/file"]).fails(1, &["no/such/file"]);
+    let keys = home.dir.path().join("keys");
+    fs::write(&keys, "short\n").unwrap();
+    let file = keys.to_str().unwrap();
+    run(&["serve", "--api-key-file", file]).fails(1, &["line 1", "16 characters"]);
+    run(&["serve", "--keep-alive", "soon"]).fails(2, &["--keep-alive", "90s, 5m or 1h"]);
 }
 
 #[cfg(unix)]

@@ -154,7 +154,7 @@ impl Seats for Seating<'_> {
     }
 
     fn is_room_coming(&self) -> bool {
-        false
+        self.cache.is_moving()
     }
 
     fn is_moving(&self) -> bool {

@@ -136,33 +136,44 @@ impl Hub {
         if let Some(path) = explicit_path(argument) {
             return open_path(&path);
         }
-        if argument == DEMO {
-            return self.demo();
-        }
         let name = ModelName::parse(argument);
-        if let Ok(name) = &name {
-            let path = self.models_dir.join(name.as_str());
-            if path.is_dir() {
-                let folder = ModelFolder::open(&path)?;
-                return Ok(Model::Folder { name: name.to_string(), folder });
-            }
-            if let Some(Cached { name, path, .. }) = self.cache.find(name) {
-                return match ModelFolder::open(&path) {
-                    Ok(folder) => Ok(Model::Folder { name, folder }),
-                    // Another tool has begun with it; a pull brings the rest.
-                    Err(HubError::Folder {
-                        problem: FolderProblem::MissingShards { .. } | FolderProblem::NoWeights,
-                        ..
-                    }) => Err(HubError::Incomplete { name }),
-                    Err(error) => Err(error),
-                };
-            }
+        if let Ok(name) = &name
+            && let Some(model) = self.named(name)
+        {
+            return model;
         }
         let path = Path::new(argument);
         if !argument.is_empty() && path.exists() {
             return open_path(path);
         }
         Err(self.unknown(&name?))
+    }
+
+    /// Finds what a name means, never a path: the demo, or a model of the store or of the Hugging
+    /// Face cache.
+    pub fn resolve_name(&self, name: &ModelName) -> Result<Model, HubError> {
+        self.named(name).unwrap_or_else(|| Err(self.unknown(name)))
+    }
+
+    fn named(&self, name: &ModelName) -> Option<Result<Model, HubError>> {
+        if name.as_str() == DEMO {
+            return Some(self.demo());
+        }
+        let path = self.models_dir.join(name.as_str());
+        if path.is_dir() {
+            let model = |folder| Model::Folder { name: name.to_string(), folder };
+            return Some(ModelFolder::open(&path).map(model));
+        }
+        let Cached { name, path, .. } = self.cache.find(name)?;
+        Some(match ModelFolder::open(&path) {
+            Ok(folder) => Ok(Model::Folder { name, folder }),
+            // Another tool has begun with it; a pull brings the rest.
+            Err(HubError::Folder {
+                problem: FolderProblem::MissingShards { .. } | FolderProblem::NoWeights,
+                ..
+            }) => Err(HubError::Incomplete { name }),
+            Err(error) => Err(error),
+        })
     }
 
     /// Nothing answers to a name; a download of it may have begun.

@@ -271,7 +271,6 @@ impl Scheduler {
             // How much of it is still there is looked up before it begins again.
             request.n_cached = n_tokens.saturating_sub(1);
             request.n_tokens = n_tokens;
-            request.looked = u64::MAX;
             request.state = State::Queued;
         });
         step.paused.push(id);

@@ -6,5 +6,16 @@
 //! - No runner outlives the process that started it.
 
 pub mod backend;
+pub mod dialect;
+pub mod failure;
+pub mod generation;
+pub mod http;
 mod log_tail;
+pub mod metrics;
+pub mod models;
+mod openai;
+mod ops;
+pub mod prompter;
+pub mod sampling;
 pub mod supervisor;
+pub mod thinking;

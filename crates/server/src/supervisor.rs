@@ -158,6 +158,11 @@ impl Handle {
         self.0.send(&Command::Cancel { id });
     }
 
+    /// Sends a command. That the runner is gone is reported by [`Runner::next_event`].
+    pub fn send(&self, command: &Command) {
+        self.0.send(command);
+    }
+
     /// Ends the process at once.
     pub fn kill(&self) {
         *lock(&self.0.killed) = true;

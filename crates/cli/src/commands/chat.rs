@@ -4,13 +4,13 @@ use std::fs;
 
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use server::prompter::{Conversation, Prompter};
 use text::{Message, Role};
 
 use crate::commands::run::{Answer, Style, answer};
 use crate::failure::{Failure, Result};
 use crate::interrupts::Interrupts;
 use crate::output::{Output, say};
-use crate::prompt::Prompter;
 use crate::session::Session;
 
 const HELP: &str = r#"/help          this help
@@ -62,7 +62,8 @@ pub fn chat(
         match reader.next()? {
             Input::Say(text) => {
                 let messages = talk.with_user(text);
-                let prompt = prompter.chat(&messages, style.thinking);
+                let conversation = Conversation::of(messages.clone()).thinking(style.thinking);
+                let prompt = prompter.chat(conversation).map_err(Failure::from);
                 let answered =
                     prompt.and_then(|prompt| answer(session, prompter, prompt, style, out));
                 match answered {

@@ -7,6 +7,8 @@ use clap::builder::BoolishValueParser;
 use hub::{DEMO, Hub, HubError, Model, ModelFolder};
 use protocol::{Command, Event, FinishReason, GenerateRequest, Sampling, Timings};
 use serde_json::{Value, json};
+use server::prompter::{Conversation, Prompt, Prompter};
+use server::thinking::{Kind, ThinkingSplitter};
 use text::{Message, Role};
 
 use crate::commands::chat;
@@ -16,9 +18,7 @@ use crate::flags::{BackendFlags, CacheFlags, SamplingFlags};
 use crate::interrupts::Interrupts;
 use crate::model::resolve;
 use crate::output::{Output, Progress, say};
-use crate::prompt::{Prompt, Prompter};
 use crate::session::{Ending, Session, source};
-use crate::thinking::{Kind, ThinkingSplitter};
 
 /// Most bytes read as a prompt from standard input.
 const MAX_STDIN_BYTES: u64 = 64 << 20;
@@ -166,11 +166,11 @@ impl Run {
 
     fn render(&self, prompter: &Prompter, prompt: String, style: &Style) -> Result<Prompt> {
         if self.raw {
-            return prompter.raw(&prompt);
+            return Ok(prompter.raw(&prompt)?);
         }
         let system = self.system.iter().map(|text| Message::new(Role::System, text));
         let messages: Vec<_> = system.chain([Message::new(Role::User, prompt)]).collect();
-        prompter.chat(&messages, style.thinking)
+        Ok(prompter.chat(Conversation::of(messages).thinking(style.thinking))?)
     }
 
     fn json_object(&self, answer: &Answer, session: &Session, seed: u64) -> Value {

@@ -166,6 +166,7 @@ impl Device {
     /// Room is made at the cost of the younger alone, unless somebody is alone, and a turn is for
     /// others than have had one.
     fn check_pause(&mut self, id: Id) {
+        assert!(!self.is_room_coming(), "nobody is paused while room is coming");
         let is_younger = self.short.is_some_and(|short| id > short);
         let seated = self.requests.values().filter(|request| request.seq.is_some());
         let is_alone = self.short == Some(id) && seated.count() == 1;

@@ -174,6 +174,21 @@ fn one_that_is_alone_begins_anew_before_it_is_refused() {
 }
 
 #[test]
+fn one_that_is_alone_may_begin_anew_whenever_it_has_gained_something() {
+    let mut run = full(&[90]);
+    for _ in 0..3 {
+        run.step();
+        let twice = [run.step(), run.step()].map(|step| paused(&step));
+        assert_eq!(twice, [[0], [0]], "the second time it has gained nothing");
+        run.fake.room += 2;
+        while run.step().decode.is_empty() {}
+    }
+    assert!(run.steps.iter().all(|step| step.refused.is_empty()));
+    run.fake.room = 1 << 30;
+    run.finish();
+}
+
+#[test]
 fn who_waits_for_bytes_computes_nothing_and_may_get_less_than_hoped() {
     let mut run = Run::new(LIMITS, 1 << 30);
     run.fake.kept.insert(Id(1), 700);

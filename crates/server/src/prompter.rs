@@ -1,18 +1,74 @@
-//! The command line's side of the `text` crate: a model folder's tokenizer, template and stop
-//! tokens.
+//! The text side of a model folder: tokenizer, chat template and stop tokens.
+//!
+//! Callers' text never becomes a special token here, except in [`Prompter::raw`], whose caller
+//! wrote the whole prompt.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hub::ModelFolder;
+use hub::{HubError, ModelFolder};
 use protocol::{Boundary, BoundaryKind};
-use serde_json::{Map, Value};
-use text::{ChatInput, ChatTemplate, Detokenizer, Json, Message, Role, TemplateSource, Tokenizer};
+use serde_json::Value;
+use text::{
+    ChatInput, ChatTemplate, Detokenizer, Json, JsonMap, Message, Role, TemplateSource, Tokenizer,
+};
 
-use crate::failure::{Failure, Result};
-use crate::flags::GENERATION_CONFIG;
+use crate::sampling::GENERATION_CONFIG;
+
+/// A prompt could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// The folder lacks a file, or it cannot be read.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A file of the model, or the caller's text.
+    #[error(transparent)]
+    Text(#[from] text::Error),
+    /// Conversations need a template.
+    #[error("the model has no chat template")]
+    NoTemplate,
+    /// A file says what ends a text in a way that is not understood.
+    #[error("{file}: eos_token_id is {value}, not a token id or a list")]
+    BadEos {
+        /// The file.
+        file: &'static str,
+        /// What it says.
+        value: String,
+    },
+}
+
+type Result<T> = std::result::Result<T, PromptError>;
+
+/// What a chat template makes a prompt of.
+#[derive(Debug, Clone, Default)]
+pub struct Conversation {
+    /// The messages, oldest first.
+    pub messages: Vec<Message>,
+    /// Definitions of tools in OpenAI's form.
+    pub tools: Vec<Json>,
+    /// Variables for the template, from the list that the `text` crate allows.
+    pub kwargs: JsonMap,
+    /// Leave out the opening of the model's turn.
+    pub without_opening: bool,
+}
+
+impl Conversation {
+    /// Messages alone.
+    pub fn of(messages: Vec<Message>) -> Self {
+        Self { messages, ..Self::default() }
+    }
+
+    /// With thinking asked for, asked not to, or as the template has it.
+    pub fn thinking(mut self, thinking: Option<bool>) -> Self {
+        if let Some(thinking) = thinking {
+            self.kwargs.insert("enable_thinking".into(), Value::Bool(thinking));
+        }
+        self
+    }
+}
 
 /// Everything that turns text into tokens for one model, and back.
+#[derive(Debug)]
 pub struct Prompter {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
@@ -20,6 +76,7 @@ pub struct Prompter {
 }
 
 /// A prompt as the model gets it.
+#[derive(Debug, Clone)]
 pub struct Prompt {
     /// Token ids.
     pub tokens: Vec<u32>,
@@ -46,20 +103,15 @@ impl Prompter {
         Ok(Self { tokenizer, template, stop_tokens })
     }
 
-    /// Renders and encodes a conversation, up to the opening of the model's turn. `thinking`:
-    /// asked for, asked not to, or as the template has it.
-    pub fn chat(&self, messages: &[Message], thinking: Option<bool>) -> Result<Prompt> {
-        let template = self.template.as_ref().ok_or_else(|| {
-            Failure::new("the model has no chat template").with_hint("use --raw to continue a text")
-        })?;
-        let mut kwargs = Map::new();
-        if let Some(thinking) = thinking {
-            kwargs.insert("enable_thinking".into(), Value::Bool(thinking));
-        }
+    /// Renders and encodes a conversation, up to the opening of the model's turn.
+    pub fn chat(&self, conversation: Conversation) -> Result<Prompt> {
+        let template = self.template.as_ref().ok_or(PromptError::NoTemplate)?;
+        let Conversation { messages, tools, kwargs, without_opening } = conversation;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let input = ChatInput {
-            messages: messages.to_vec(),
-            add_generation_prompt: true,
+            messages,
+            tools,
+            add_generation_prompt: !without_opening,
             kwargs,
             now_unix_s: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
             ..ChatInput::default()
@@ -111,6 +163,26 @@ impl Prompter {
         self.tokenizer.decode(tokens, true).unwrap_or_default()
     }
 
+    /// Encodes a text in which no special token counts.
+    pub fn plain(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.encode_text(text)?)
+    }
+
+    /// The text of some tokens, without special ones unless asked for.
+    pub fn decode(&self, tokens: &[u32], with_special_tokens: bool) -> Result<String> {
+        Ok(self.tokenizer.decode(tokens, with_special_tokens)?)
+    }
+
+    /// A token's own text; a part of a character shows as U+FFFD.
+    pub fn piece(&self, token: u32) -> String {
+        self.tokenizer.decode(&[token], true).unwrap_or_default()
+    }
+
+    /// Whether conversations can be rendered.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     /// A streaming decoder for one answer.
     pub fn decoder(&self) -> Result<Detokenizer<'_>> {
         Ok(self.tokenizer.detokenizer(false)?)
@@ -140,9 +212,8 @@ fn stop_tokens(folder: &ModelFolder, tokenizer: &Tokenizer) -> Result<Vec<u32>> 
     let generation = folder.read_object(GENERATION_CONFIG)?.unwrap_or_default();
     for (file, config) in [(GENERATION_CONFIG, &generation), ("config.json", folder.config())] {
         let value = config.get("eos_token_id").unwrap_or(&Value::Null);
-        ids.extend(token_ids(value).ok_or_else(|| {
-            Failure::new(format!("{file}: eos_token_id is {value}, not a token id or a list"))
-        })?);
+        let bad = || PromptError::BadEos { file, value: value.to_string() };
+        ids.extend(token_ids(value).ok_or_else(bad)?);
     }
     Ok(ids.into_iter().collect())
 }

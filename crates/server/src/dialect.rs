@@ -1,0 +1,38 @@
+//! The APIs. One is a folder with a `DIALECT`, and a line in [`ALL`].
+
+use axum::Router;
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::http::App;
+use crate::{openai, ops};
+
+/// An API: its routes and the form of its errors.
+pub struct Dialect {
+    /// Where its routes begin; the longest that fits decides.
+    pub prefixes: &'static [&'static str],
+    /// Its routes.
+    pub routes: fn() -> Router<App>,
+    /// A failure as a body.
+    pub error: fn(&Failure) -> Value,
+}
+
+/// All of them. The first one's errors are those of unknown routes.
+pub static ALL: [&Dialect; 2] = [&openai::DIALECT, &ops::DIALECT];
+
+/// The API of a path.
+pub fn of(path: &str) -> &'static Dialect {
+    let fits = |dialect: &&'static Dialect| {
+        let prefixes = dialect.prefixes.iter().filter(|prefix| path.starts_with(**prefix));
+        prefixes.map(|prefix| prefix.len()).max()
+    };
+    let found = ALL.iter().copied().filter_map(|dialect| Some((fits(&dialect)?, dialect)));
+    found.max_by_key(|(length, _)| *length).map_or(ALL[0], |(_, dialect)| dialect)
+}
+
+impl Dialect {
+    /// A failure as a body.
+    pub fn error(&self, failure: &Failure) -> Value {
+        (self.error)(failure)
+    }
+}

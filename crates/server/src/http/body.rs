@@ -1,0 +1,70 @@
+//! Bodies of requests: how large, how long, and their fields.
+
+use axum::body::to_bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+
+use super::fields::Fields;
+use super::json;
+use super::{App, Limits};
+use crate::failure::{Failure, Kind};
+
+/// The fields of a JSON body, as an argument of a handler.
+pub struct Body(pub Fields);
+
+impl FromRequest<App> for Body {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
+        let bytes = read(request, &app.limits).await?;
+        // A large body takes milliseconds, in which others would wait.
+        let parsed = tokio::task::spawn_blocking(move || json::parse(&bytes)).await;
+        let value = parsed.unwrap_or_else(|e| Err(Failure::new(Kind::Ours, e.to_string())))?;
+        Fields::of("", value).map(Self)
+    }
+}
+
+async fn read(request: Request, limits: &Limits) -> Result<axum::body::Bytes, Failure> {
+    check_type(request.headers())?;
+    let max_bytes = limits.body_bytes;
+    let too_large = || Failure::new(Kind::TooLarge, format!("the body is over {max_bytes} bytes"));
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    if length.and_then(|text| text.parse::<u64>().ok()).is_some_and(|n| n > max_bytes as u64) {
+        return Err(too_large());
+    }
+    let body = to_bytes(request.into_body(), max_bytes);
+    match tokio::time::timeout(limits.body_time, body).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            let mut cause: Option<&dyn std::error::Error> = Some(&error);
+            while let Some(error) = cause {
+                // The library tells this case by its text alone.
+                if error.to_string().contains("length limit") {
+                    return Err(too_large());
+                }
+                cause = error.source();
+            }
+            Err(Failure::new(Kind::Invalid, "the body ended before it was complete"))
+        }
+        Err(_) => {
+            let s = limits.body_time.as_secs();
+            Err(Failure::new(Kind::TimedOut, format!("the body did not come within {s} s")))
+        }
+    }
+}
+
+/// Pages of other servers can send texts and forms without asking first, but no JSON.
+fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        let message = "the Content-Type must be application/json";
+        return Err(Failure::new(Kind::UnsupportedMedia, message));
+    }
+    match headers.get(CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(value) if value == "identity" => Ok(()),
+        Some(_) => Err(Failure::new(Kind::UnsupportedMedia, "bodies cannot be compressed")),
+    }
+}

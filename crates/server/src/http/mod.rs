@@ -1,0 +1,124 @@
+//! The HTTP server, without any API: what all of them share.
+//!
+//! Invariants:
+//! - The listener and the end are arguments: nothing here opens a port or watches a signal.
+//! - Every bound has a number: bodies, their depth and time, headers, connections, requests of a
+//!   caller, time of a request, time of a reader that does not read.
+//! - Every error has the form of the API whose route it is on.
+
+pub mod body;
+mod connection;
+pub mod fields;
+mod guard;
+pub mod json;
+pub mod keys;
+pub mod origin;
+pub mod stream;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::net::TcpListener;
+
+use crate::dialect;
+use crate::failure::{Failure, Kind};
+use crate::generation::Generator;
+
+use keys::Keys;
+use origin::Allowed;
+
+/// Bounds of what one client can take.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a body.
+    pub body_bytes: usize,
+    /// For a body to arrive.
+    pub body_time: Duration,
+    /// For the headers of a request to arrive; also how long a connection may idle.
+    pub header_time: Duration,
+    /// Without any byte taken by the reader of an answer.
+    pub write_time: Duration,
+    /// Connections at the same time.
+    pub max_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 32 << 20,
+            body_time: Duration::from_secs(60),
+            header_time: Duration::from_secs(30),
+            write_time: Duration::from_secs(60),
+            max_connections: 1024,
+        }
+    }
+}
+
+/// What handlers work with. Cheap to clone.
+pub type App = Arc<Server>;
+
+/// A server's parts.
+pub struct Server {
+    /// What generates.
+    pub generator: Generator,
+    /// Who may ask.
+    pub keys: Keys,
+    /// From where.
+    pub allowed: Allowed,
+    /// How much.
+    pub limits: Limits,
+    /// A line of log for each request.
+    pub logs_requests: bool,
+    /// Named by `/version`.
+    pub build: String,
+}
+
+/// Serves until `shutdown` ends, lets requests that run come to their end for `patience`, then ends
+/// all runners.
+pub async fn run(
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+    server: Server,
+    patience: Duration,
+) {
+    let app = Arc::new(server);
+    let models = app.generator.models.clone();
+    let limits = app.limits.clone();
+    let begins = async {
+        shutdown.await;
+        // Who asks now is told so, on connections that are there already.
+        models.drain();
+    };
+    connection::serve(listener, router(app), &limits, begins, patience).await;
+    models.end().await;
+}
+
+fn router(app: App) -> Router {
+    let unknown = || async { Failure::new(Kind::NotFound, "there is no such route") };
+    let wrong =
+        || async { Failure::new(Kind::MethodNotAllowed, "the route has other methods than this") };
+    let routes =
+        dialect::ALL.iter().fold(Router::new(), |router, dialect| router.merge((dialect.routes)()));
+    routes
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong)
+        .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
+        .with_state(app)
+}
+
+/// An id that nobody can guess: a word and 128 random bits.
+pub fn new_id(word: &str) -> String {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");
+    let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("{word}-{hex}")
+}
+
+/// Seconds since 1970.
+pub fn now_unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,162 @@
+//! Messages and tools of chat completions.
+
+use serde_json::{Value, json};
+use text::{Content, Json, Message, Role, ToolCall};
+
+use crate::failure::Failure;
+use crate::http::fields::Fields;
+
+/// The conversation.
+pub fn messages(fields: &mut Fields) -> Result<Vec<Message>, Failure> {
+    let objects = fields.objects("messages")?;
+    if objects.is_empty() {
+        return Err(fields.invalid("messages", "must be a list of at least one message"));
+    }
+    objects.into_iter().map(message).collect()
+}
+
+fn message(mut fields: Fields) -> Result<Message, Failure> {
+    let roles = ["system", "developer", "user", "assistant", "tool"];
+    let word = fields.word("role", &roles)?.ok_or_else(|| fields.invalid("role", "is missing"))?;
+    let role = match word {
+        "system" => Role::System,
+        "developer" => Role::Developer,
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        _ => Role::Tool,
+    };
+    let mut message = Message::new(role, "");
+    message.name = fields.string("name")?;
+    if role == Role::Assistant {
+        message.tool_calls =
+            fields.objects("tool_calls")?.into_iter().map(call).collect::<Result<_, _>>()?;
+        let reasoning = fields.string("reasoning_content")?;
+        message.reasoning_content = reasoning.or(fields.string("reasoning")?);
+        // What clients send back of an answer of theirs.
+        fields.only("annotations", &[json!([])])?;
+        fields.refuse("refusal", "models here do not refuse in a field of its own")?;
+        fields.refuse("audio", "models here make text")?;
+        fields.refuse("function_call", "use tool_calls")?;
+    }
+    if role == Role::Tool {
+        message.tool_call_id = Some(fields.required_string("tool_call_id")?);
+    }
+    message.content = match content(&mut fields)? {
+        Some(content) => content,
+        None if !message.tool_calls.is_empty() || message.reasoning_content.is_some() => {
+            Content::Text(String::new())
+        }
+        None => return Err(fields.invalid("content", "is missing")),
+    };
+    fields.end()?;
+    Ok(message)
+}
+
+fn content(fields: &mut Fields) -> Result<Option<Content>, Failure> {
+    match fields.take("content") {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(Content::Text(text))),
+        Some(Value::Array(parts)) => {
+            let path = fields.path("content");
+            let parts = parts.into_iter().enumerate();
+            let parts = parts.map(|(idx, part)| part_text(format!("{path}[{idx}]"), part));
+            Ok(Some(Content::Parts(parts.collect::<Result<_, _>>()?)))
+        }
+        Some(_) => Err(fields.invalid("content", "must be a string or a list of parts")),
+    }
+}
+
+fn part_text(path: String, part: Value) -> Result<String, Failure> {
+    let mut fields = Fields::of(path, part)?;
+    match fields.required_string("type")?.as_str() {
+        "text" => {}
+        "image_url" | "input_audio" | "file" | "video_url" => {
+            return Err(fields.invalid("type", "must be text: models here read text only"));
+        }
+        _ => return Err(fields.invalid("type", "must be text")),
+    }
+    let text = fields.required_string("text")?;
+    // Marks for caches of other servers; prefixes are found by their content here.
+    fields.without_effect("cache_control");
+    fields.end()?;
+    Ok(text)
+}
+
+fn call(mut fields: Fields) -> Result<ToolCall, Failure> {
+    fields.only("type", &[json!("function")])?;
+    let id = fields.string("id")?;
+    fields.without_effect("index");
+    let mut function =
+        fields.object("function")?.ok_or_else(|| fields.invalid("function", "is missing"))?;
+    let name = function.required_string("name")?;
+    let arguments = match function.take("arguments") {
+        None => Value::String("{}".into()),
+        Some(arguments @ (Value::String(_) | Value::Object(_))) => arguments,
+        Some(_) => return Err(function.invalid("arguments", "must be a string of JSON")),
+    };
+    function.end()?;
+    fields.end()?;
+    Ok(ToolCall { id, name, arguments })
+}
+
+/// The tools that the model is told of; none with `tool_choice` "none".
+pub fn tools(fields: &mut Fields) -> Result<Vec<Json>, Failure> {
+    fields.refuse("functions", "use tools")?;
+    fields.refuse("function_call", "use tool_choice")?;
+    let objects = fields.objects("tools")?;
+    let mut tools = Vec::with_capacity(objects.len());
+    for object in objects {
+        tools.push(tool(object)?);
+    }
+    let parallel = fields.bool("parallel_tool_calls")?;
+    let choice = fields.take("tool_choice");
+    match choice {
+        None => {}
+        Some(Value::String(word)) if word == "auto" => {}
+        Some(Value::String(word)) if word == "none" => return Ok(Vec::new()),
+        Some(_) if tools.is_empty() => {
+            return Err(fields.invalid("tool_choice", "needs tools"));
+        }
+        // The one place where a forced call will become a grammar.
+        Some(_) => {
+            let reason = "can only be \"auto\" or \"none\": calls cannot be forced yet";
+            return Err(fields.invalid("tool_choice", reason));
+        }
+    }
+    if parallel == Some(false) && !tools.is_empty() {
+        let reason = "cannot be false: the number of calls cannot be bounded yet";
+        return Err(fields.invalid("parallel_tool_calls", reason));
+    }
+    Ok(tools)
+}
+
+fn tool(mut fields: Fields) -> Result<Json, Failure> {
+    let kind = fields.required_string("type")?;
+    if kind != "function" {
+        return Err(fields.invalid("type", "must be function"));
+    }
+    let mut function =
+        fields.object("function")?.ok_or_else(|| fields.invalid("function", "is missing"))?;
+    let name = function.required_string("name")?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if !(1..=128).contains(&name.len()) || !name.chars().all(allowed) {
+        let reason = "must be 1 to 128 letters, digits, '.', '_' and '-'";
+        return Err(function.invalid("name", reason));
+    }
+    let mut object = json!({"name": name});
+    if let Some(description) = function.string("description")? {
+        object["description"] = description.into();
+    }
+    match function.take("parameters") {
+        None => {}
+        Some(schema @ Value::Object(_)) => object["parameters"] = schema,
+        Some(_) => return Err(function.invalid("parameters", "must be an object")),
+    }
+    if function.bool("strict")? == Some(true) {
+        return Err(function.invalid("strict", "cannot be true: arguments are not forced yet"));
+    }
+    fields.without_effect("cache_control");
+    function.end()?;
+    fields.end()?;
+    Ok(json!({"type": "function", "function": object}))
+}

@@ -1,0 +1,106 @@
+//! Answers in OpenAI's form.
+
+use protocol::{CacheMatch, CacheTier, MissCause};
+use serde_json::{Value, json};
+
+use crate::generation::{Call, Finished, Reason, TokenLogprob};
+use crate::http::new_id;
+
+/// Why an answer ended.
+pub fn finish_reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Stop | Reason::StopString(_) => "stop",
+        Reason::Length => "length",
+        Reason::Calls => "tool_calls",
+    }
+}
+
+/// The tokens of all answers to one prompt or several; each prompt counts once.
+pub fn usage(finished: &[Finished], n_answers: usize) -> Value {
+    let firsts = finished.iter().step_by(n_answers.max(1));
+    let (prompt, cached) = firsts.fold((0u64, 0u64), |(prompt, cached), finished| {
+        let usage = finished.usage;
+        (prompt + u64::from(usage.prompt_tokens), cached + u64::from(usage.cached_tokens))
+    });
+    let new: u64 = finished.iter().map(|finished| u64::from(finished.usage.new_tokens)).sum();
+    let reasoning: u64 = finished.iter().map(|f| u64::from(f.reasoning_tokens)).sum();
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": new,
+        "total_tokens": prompt + new,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    })
+}
+
+/// Where the time of the first answer went.
+pub fn timings(finished: &Finished) -> Value {
+    let timings = finished.timings;
+    json!({
+        "load_ms": finished.load_ms,
+        "queue_ms": timings.queue_ms,
+        "prefill_ms": timings.prefill_ms,
+        "decode_ms": timings.decode_ms,
+    })
+}
+
+/// What the cache had of a prompt, and why not more.
+pub fn cache(found: Option<&CacheMatch>) -> Value {
+    let Some(found) = found else { return Value::Null };
+    let tier = match found.tier {
+        CacheTier::Device => "device",
+        CacheTier::Host => "host",
+        CacheTier::Disk => "disk",
+    };
+    let miss = match found.cause {
+        MissCause::Complete => "complete",
+        MissCause::StateAtEnd => "state_at_end",
+        MissCause::NoCheckpoint => "no_checkpoint",
+        MissCause::InFlight => "in_flight",
+        MissCause::Slower => "slower",
+        MissCause::NoRoom => "no_room",
+        MissCause::Evicted => "evicted",
+        MissCause::Diverged { .. } => "diverged",
+        MissCause::NeverSeen => "never_seen",
+    };
+    json!({
+        "matched_tokens": found.matched_tokens,
+        "usable_tokens": found.usable_tokens,
+        "tier": if found.usable_tokens > 0 { Some(tier) } else { None },
+        "miss": miss,
+    })
+}
+
+/// Log probabilities of chat completions.
+pub fn logprobs(logprobs: &[TokenLogprob]) -> Value {
+    let one = |logprob: &TokenLogprob| {
+        json!({
+            "token": logprob.text,
+            "logprob": logprob.logprob,
+            "bytes": bytes(&logprob.text),
+        })
+    };
+    let content: Vec<_> = logprobs
+        .iter()
+        .map(|logprob| {
+            let mut object = one(logprob);
+            object["top_logprobs"] = logprob.top.iter().map(one).collect();
+            object
+        })
+        .collect();
+    json!({"content": content, "refusal": null})
+}
+
+/// None where the token is a part of a character.
+fn bytes(text: &str) -> Option<&[u8]> {
+    (!text.contains(char::REPLACEMENT_CHARACTER)).then_some(text.as_bytes())
+}
+
+/// A call of a tool.
+pub fn call(call: &Call) -> Value {
+    json!({
+        "id": call.id.clone().unwrap_or_else(|| new_id("call")),
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    })
+}

@@ -1,0 +1,11 @@
+//! The HTTP server over real sockets: the scripted runner behind it, and once the real one.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+mod attacks;
+mod client;
+mod conformance;
+mod openai;
+mod ours;
+mod real;
+mod served;
+mod supervision;
