@@ -167,6 +167,12 @@ impl Rendered {
         self.text.replace(self.marker, "")
     }
 
+    /// The end of the text, as far as the template surely wrote it: no literal in it is one that
+    /// a caller's string held.
+    pub fn tail(&self) -> &str {
+        self.text.rsplit(self.marker).next().unwrap_or_default()
+    }
+
     /// The pieces that are to be encoded one by one; joined they are [`Rendered::text`].
     pub fn pieces(&self) -> impl Iterator<Item = &str> {
         self.text.split(self.marker).filter(|piece| !piece.is_empty())

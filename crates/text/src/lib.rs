@@ -1,9 +1,11 @@
-//! Text in and out of a model: tokenizer, chat template, streaming detokenizer, stop strings.
+//! Text in and out of a model: tokenizer, chat template, streaming detokenizer, stop strings,
+//! and the parts of an answer: reasoning, text, tool calls.
 //!
 //! The crate is pure: it takes strings and bytes, never paths, and the time is an argument.
 //! Its one security promise: text that comes from a caller never becomes a special token
 //! (see [`Guard`]), so nobody can forge a role by writing `<|im_start|>` into a message.
 
+mod answer;
 mod chat;
 mod detokenizer;
 mod error;
@@ -15,6 +17,9 @@ mod strftime;
 mod template;
 mod tokenizer;
 
+pub use answer::{
+    AnswerFormat, AnswerParser, AnswerStream, ArgumentSyntax, Call, CallSyntax, Part,
+};
 pub use chat::{ChatTemplate, KWARGS, MAX_OUTPUT_BYTES, MAX_TEMPLATE_BYTES, TEMPLATE_FUEL};
 pub use detokenizer::Detokenizer;
 pub use error::{Error, Result};
