@@ -18,4 +18,3 @@ mod ops;
 pub mod prompter;
 pub mod sampling;
 pub mod supervisor;
-pub mod thinking;

@@ -10,7 +10,8 @@ use hub::{HubError, ModelFolder};
 use protocol::{Boundary, BoundaryKind};
 use serde_json::Value;
 use text::{
-    ChatInput, ChatTemplate, Detokenizer, Json, JsonMap, Message, Role, TemplateSource, Tokenizer,
+    AnswerFormat, AnswerStream, CallSyntax, ChatInput, ChatTemplate, Json, JsonMap, Message, Role,
+    TemplateSource, Tokenizer,
 };
 
 use crate::sampling::GENERATION_CONFIG;
@@ -72,6 +73,7 @@ impl Conversation {
 pub struct Prompter {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    format: AnswerFormat,
     stop_tokens: Vec<u32>,
 }
 
@@ -80,8 +82,10 @@ pub struct Prompter {
 pub struct Prompt {
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// The text they stand for.
+    /// The text that they stand for.
     pub text: String,
+    /// Its end, as far as the template wrote it.
+    pub tail: String,
     /// Where other prompts may part from it.
     pub boundaries: Vec<Boundary>,
 }
@@ -99,8 +103,12 @@ impl Prompter {
             special_tokens.as_deref(),
         )?;
         let stop_tokens = stop_tokens(folder, &tokenizer)?;
-        let template = template(folder, &tokenizer)?;
-        Ok(Self { tokenizer, template, stop_tokens })
+        let source = template_source(folder)?;
+        let format = AnswerFormat::detect(source.as_ref(), &tokenizer);
+        let template = source
+            .map(|source| ChatTemplate::new(&source, tokenizer.template_tokens()))
+            .transpose()?;
+        Ok(Self { tokenizer, template, format, stop_tokens })
     }
 
     /// Renders and encodes a conversation, up to the opening of the model's turn.
@@ -119,7 +127,8 @@ impl Prompter {
         let rendered = template.render(&input, self.tokenizer.guard())?;
         let tokens = self.tokenizer.encode_rendered(&rendered)?;
         let boundaries = self.boundaries(template, &input, &tokens);
-        Ok(Prompt { tokens, text: rendered.text(), boundaries })
+        let (text, tail) = (rendered.text(), rendered.tail().to_owned());
+        Ok(Prompt { tokens, text, tail, boundaries })
     }
 
     /// Where the next turns of a conversation, or others with the same beginning, may part from its
@@ -155,7 +164,7 @@ impl Prompter {
     /// Encodes a text as it is; special tokens written in it count.
     pub fn raw(&self, text: &str) -> Result<Prompt> {
         let tokens = self.tokenizer.encode_prompt(text)?;
-        Ok(Prompt { tokens, text: text.to_owned(), boundaries: Vec::new() })
+        Ok(Prompt { tokens, text: text.to_owned(), tail: text.to_owned(), boundaries: Vec::new() })
     }
 
     /// The text of some tokens in the middle of others, special ones written out.
@@ -183,9 +192,19 @@ impl Prompter {
         self.template.is_some()
     }
 
-    /// A streaming decoder for one answer.
-    pub fn decoder(&self) -> Result<Detokenizer<'_>> {
-        Ok(self.tokenizer.detokenizer(false)?)
+    /// How the model writes calls of tools; none if its template knows no tools.
+    pub fn calls(&self) -> Option<&CallSyntax> {
+        self.format.calls()
+    }
+
+    /// What makes parts of the tokens of one answer. `tools` are those that may be called.
+    pub fn parser(&self, prompt_tail: &str, tools: &[Json]) -> Result<AnswerStream<'_>> {
+        Ok(AnswerStream::new(&self.tokenizer, &self.format, tools, prompt_tail)?)
+    }
+
+    /// The same for the continuation of a text, all of which is text.
+    pub fn plain_parser(&self) -> Result<AnswerStream<'_>> {
+        Ok(AnswerStream::new(&self.tokenizer, &AnswerFormat::plain(), &[], "")?)
     }
 
     /// The tokens that end an answer.
@@ -194,7 +213,7 @@ impl Prompter {
     }
 }
 
-fn template(folder: &ModelFolder, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+fn template_source(folder: &ModelFolder) -> Result<Option<TemplateSource>> {
     let jinja = folder.read_text("chat_template.jinja")?;
     let config = folder.read_object("tokenizer_config.json")?;
     let in_config = config.as_ref().is_some_and(|config| config.contains_key("chat_template"));
@@ -202,8 +221,7 @@ fn template(folder: &ModelFolder, tokenizer: &Tokenizer) -> Result<Option<ChatTe
         return Ok(None);
     }
     let config = config.map(Json::Object);
-    let source = TemplateSource::find(jinja.as_deref(), config.as_ref())?;
-    Ok(Some(ChatTemplate::new(&source, tokenizer.template_tokens())?))
+    Ok(Some(TemplateSource::find(jinja.as_deref(), config.as_ref())?))
 }
 
 /// All that the model's files call an end of sequence.

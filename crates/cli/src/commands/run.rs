@@ -8,8 +8,7 @@ use hub::{DEMO, Hub, HubError, Model, ModelFolder};
 use protocol::{Command, Event, FinishReason, GenerateRequest, Sampling, Timings};
 use serde_json::{Value, json};
 use server::prompter::{Conversation, Prompt, Prompter};
-use server::thinking::{Kind, ThinkingSplitter};
-use text::{Message, Role};
+use text::{Message, Part, Role};
 
 use crate::commands::chat;
 use crate::explain;
@@ -240,8 +239,7 @@ pub fn answer(
     };
     request.validate()?;
     request.fits(&session.info)?;
-    let mut detokenizer = prompter.decoder()?;
-    let mut splitter = ThinkingSplitter::after_prompt(&prompt.text);
+    let mut parser = prompter.parser(&prompt.tail, &[])?;
     let mut shown = Shown::new(style);
     let mut progress = Progress::new("reading the prompt");
     let stop_tokens = request.stop_tokens.clone();
@@ -256,7 +254,7 @@ pub fn answer(
             Event::Token { token, .. } => {
                 progress.clear();
                 if !stop_tokens.contains(&token) {
-                    shown.take(splitter.push(&detokenizer.push(token)), out)?;
+                    shown.take(parser.push(token), out)?;
                 }
             }
             _ => {}
@@ -265,15 +263,20 @@ pub fn answer(
     });
     drop(progress);
     // What came before a failure is shown whole.
-    let mut rest = splitter.push(&detokenizer.finish());
-    rest.extend(splitter.finish());
-    let shown = shown.take(rest, out).and_then(|()| shown.end(out)).map(|()| shown);
+    let shown = shown.take(parser.finish(), out).and_then(|()| shown.end(out)).map(|()| shown);
     let ending = ended?;
     let shown = shown?;
     if style.verbose {
         say(&speed_line(&ending, session.load_ms));
     }
     Ok(Answer { text: shown.text, thinking: shown.thinking, ending })
+}
+
+/// What a text on the screen is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Thinking,
+    Answer,
 }
 
 /// What has been received, and what of it is on the screen.
@@ -297,8 +300,14 @@ impl Shown {
         }
     }
 
-    fn take(&mut self, parts: Vec<(Kind, String)>, out: &mut Output) -> Result<()> {
-        for (kind, part) in parts {
+    fn take(&mut self, parts: Vec<Part>, out: &mut Output) -> Result<()> {
+        for part in parts {
+            let (kind, part) = match part {
+                Part::Reasoning(part) => (Kind::Thinking, part),
+                Part::Text(part) => (Kind::Answer, part),
+                // No tools are offered, so none is called.
+                Part::Call(_) => continue,
+            };
             match kind {
                 Kind::Thinking => self.thinking.push_str(&part),
                 Kind::Answer => self.text.push_str(&part),

@@ -7,7 +7,7 @@ use protocol::{CacheMatch, Event, Fault, FinishReason, GenerateRequest, Timings,
 use tokio::sync::mpsc;
 
 use super::reader::Reader;
-use super::{Finished, Generator, Part, Reason};
+use super::{Chat, Finished, Generator, Part, Reason};
 use crate::failure::{Failure, Kind};
 use crate::metrics::Sample;
 use crate::models::{KeepAlive, Lease, Lost, TextSide, Ticket};
@@ -20,8 +20,8 @@ pub(super) struct Job {
     pub generator: Generator,
     pub model: String,
     pub text: Arc<TextSide>,
-    /// Set where reasoning is told from the answer.
-    pub prompt_text: Option<String>,
+    /// Set where reasoning and calls are told from the answer.
+    pub chat: Option<Chat>,
     pub stops: Vec<String>,
     pub generate: GenerateRequest,
     pub keep_alive: Option<KeepAlive>,
@@ -135,8 +135,7 @@ impl Job {
         let mut ticket =
             lease.submit(self.generate.clone()).map_err(|lost| Ended::Retry(lost.into()))?;
         let mut progress = Progress { load_ms, ..Progress::default() };
-        let splits_after = self.prompt_text.as_deref();
-        let mut reader = Reader::new(&self.text.prompter, splits_after, &self.stops)?;
+        let mut reader = Reader::new(&self.text.prompter, self.chat.as_ref(), &self.stops)?;
         loop {
             let event = match ticket.next().await {
                 Ok(event) => event,
@@ -160,8 +159,8 @@ impl Job {
                     progress.n_tokens += 1;
                     let is_stop = self.generate.stop_tokens.contains(&token);
                     let parts = reader.push(token, logprob, &top, is_stop);
-                    if matches!(parts.last(), Some(Part::Reasoning(_))) {
-                        progress.reasoning_tokens = progress.n_tokens;
+                    if reader.in_reasoning() {
+                        progress.reasoning_tokens += 1;
                     }
                     self.send(parts).await?;
                     if let Some(idx) = reader.stopped() {
@@ -174,6 +173,7 @@ impl Job {
                     self.send(reader.finish()).await?;
                     let reason = match (reader.stopped(), reason) {
                         (Some(idx), _) => Reason::StopString(idx),
+                        (None, FinishReason::Stop) if reader.has_called() => Reason::Calls,
                         (None, FinishReason::Stop) => Reason::Stop,
                         (None, FinishReason::Length) => Reason::Length,
                         (None, FinishReason::Cancelled) => {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::{CacheMatch, GenerateRequest, MAX_TOP_LOGPROBS, RequestId, Timings, Usage};
+use text::Json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::failure::{Failure, Kind};
@@ -25,6 +26,15 @@ use crate::sampling::Choices;
 pub const MAX_ANSWERS: usize = 16;
 /// Parts of an answer that wait for their reader; what is beyond waits in the runner's channel.
 const MAX_WAITING_PARTS: usize = 64;
+
+/// What has to be known to read the answer in a conversation.
+#[derive(Debug, Clone)]
+struct Chat {
+    /// The end of the prompt as the template wrote it.
+    tail: String,
+    /// Those that may be called.
+    tools: Arc<[Json]>,
+}
 
 /// What is to be continued.
 #[derive(Debug, Clone)]
@@ -318,6 +328,14 @@ impl Generator {
         let (name, text) = self.models.text(&request.model).await?;
         let Request { inputs, stops, .. } = request;
         reader::Reader::new(&text.prompter, None, &stops)?;
+        let has_tools = |input: &Input| match input {
+            Input::Chat(conversation) => !conversation.tools.is_empty(),
+            Input::Text(_) | Input::Tokens(_) => false,
+        };
+        if text.prompter.calls().is_none() && inputs.iter().any(has_tools) {
+            let reason = "cannot be used: the template of this model has no calls of tools";
+            return Err(Failure::invalid("tools", reason));
+        }
         let permit = request.permit.map(Arc::new);
         let prompts = self.render(Arc::clone(&text), inputs, permit.clone()).await?;
         let (sender, parts) = mpsc::channel(MAX_WAITING_PARTS);
@@ -344,7 +362,7 @@ impl Generator {
                     generator: self.clone(),
                     model: name.clone(),
                     text: Arc::clone(&text),
-                    prompt_text: prompt.1.then(|| prompt.0.text.clone()),
+                    chat: prompt.1.clone().map(|tools| Chat { tail: prompt.0.tail.clone(), tools }),
                     stops: stops.clone(),
                     generate,
                     keep_alive: request.keep_alive,
@@ -365,27 +383,29 @@ impl Generator {
         })
     }
 
-    /// Prompts, and whether reasoning is told from their answers.
+    /// Prompts, and of conversations the tools that may be called.
     async fn render(
         &self,
         text: Arc<TextSide>,
         inputs: Vec<Input>,
         permit: Option<Arc<OwnedSemaphorePermit>>,
-    ) -> Result<Vec<(Prompt, bool)>, Failure> {
+    ) -> Result<Vec<(Prompt, Option<Arc<[Json]>>)>, Failure> {
         let render = move || {
             // Rendering goes on when the caller has left, and so does the place that it takes.
             let _permit = permit;
             let one = |input| -> Result<_, Failure> {
                 let prompt = match input {
                     Input::Chat(conversation) => {
-                        return Ok((text.prompter.chat(*conversation)?, true));
+                        let tools = Arc::from(conversation.tools.as_slice());
+                        return Ok((text.prompter.chat(*conversation)?, Some(tools)));
                     }
                     Input::Text(written) => text.prompter.raw(&written)?,
                     Input::Tokens(tokens) => {
-                        Prompt { tokens, text: String::new(), boundaries: Vec::new() }
+                        let (text, tail) = (String::new(), String::new());
+                        Prompt { tokens, text, tail, boundaries: Vec::new() }
                     }
                 };
-                Ok((prompt, false))
+                Ok((prompt, None))
             };
             inputs.into_iter().map(one).collect()
         };

@@ -4,19 +4,17 @@
 //! Invariants: text of a stop string and after it never comes out; what is held back for one that
 //! does not come is flushed at the end; log probabilities come with the text that they belong to.
 
-use text::{Detokenizer, StopMatcher};
+use text::{AnswerStream, StopMatcher};
 
-use super::{Part, TokenLogprob};
+use super::{Call, Chat, Part, TokenLogprob};
 use crate::failure::{Failure, Kind};
 use crate::prompter::Prompter;
-use crate::thinking::{Kind as Said, ThinkingSplitter};
 
 /// Reads one answer.
 pub(super) struct Reader<'a> {
     prompter: &'a Prompter,
-    detokenizer: Detokenizer<'a>,
-    /// None: everything is text.
-    splitter: Option<ThinkingSplitter>,
+    stream: AnswerStream<'a>,
+    has_called: bool,
     stops: StopMatcher,
     stopped: Option<usize>,
     /// Of tokens whose text has not come out.
@@ -24,24 +22,21 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// `splits_after`: the prompt's text, if reasoning is told from the answer.
+    /// Without a `chat` everything is text.
     pub fn new(
         prompter: &'a Prompter,
-        splits_after: Option<&str>,
+        chat: Option<&Chat>,
         stops: &[String],
     ) -> Result<Self, Failure> {
         let stops = StopMatcher::new(stops).map_err(|e| {
             let failure = Failure::new(Kind::Invalid, e.to_string());
             Failure { field: Some("stop".into()), ..failure }
         })?;
-        Ok(Self {
-            prompter,
-            detokenizer: prompter.decoder()?,
-            splitter: splits_after.map(ThinkingSplitter::after_prompt),
-            stops,
-            stopped: None,
-            logprobs: Vec::new(),
-        })
+        let stream = match chat {
+            Some(chat) => prompter.parser(&chat.tail, &chat.tools)?,
+            None => prompter.plain_parser()?,
+        };
+        Ok(Self { prompter, stream, has_called: false, stops, stopped: None, logprobs: Vec::new() })
     }
 
     /// Takes the next token; `logprob` where they were asked for.
@@ -65,8 +60,7 @@ impl<'a> Reader<'a> {
             let top = top.iter().map(|(token, logprob)| described(*token, *logprob)).collect();
             self.logprobs.push(TokenLogprob { top, ..described(token, logprob) });
         }
-        let text = self.detokenizer.push(token);
-        let said = self.split(&text);
+        let said = self.stream.push(token);
         self.parts(said)
     }
 
@@ -75,11 +69,7 @@ impl<'a> Reader<'a> {
         if self.stopped.is_some() {
             return Vec::new();
         }
-        let text = self.detokenizer.finish();
-        let mut said = self.split(&text);
-        if let Some(splitter) = &mut self.splitter {
-            said.extend(splitter.finish());
-        }
+        let said = self.stream.finish();
         let mut parts = self.parts(said);
         if self.stopped.is_none() {
             let text = self.stops.finish();
@@ -96,23 +86,34 @@ impl<'a> Reader<'a> {
         self.stopped
     }
 
-    fn split(&mut self, text: &str) -> Vec<(Said, String)> {
-        match &mut self.splitter {
-            Some(splitter) => splitter.push(text),
-            None if text.is_empty() => Vec::new(),
-            None => vec![(Said::Answer, text.to_owned())],
-        }
+    /// Whether a tool was called.
+    pub fn has_called(&self) -> bool {
+        self.has_called
     }
 
-    fn parts(&mut self, said: Vec<(Said, String)>) -> Vec<Part> {
+    /// Whether the last token belonged to the reasoning.
+    pub fn in_reasoning(&self) -> bool {
+        self.stream.in_reasoning()
+    }
+
+    fn parts(&mut self, said: Vec<text::Part>) -> Vec<Part> {
         let mut parts = Vec::new();
-        for (kind, text) in said {
-            if kind == Said::Thinking {
-                // Only those of the answer are shown.
-                self.logprobs.clear();
-                parts.push(Part::Reasoning(text));
-                continue;
-            }
+        for part in said {
+            let text = match part {
+                text::Part::Text(text) => text,
+                text::Part::Reasoning(text) => {
+                    // Only those of the answer are shown.
+                    self.logprobs.clear();
+                    parts.push(Part::Reasoning(text));
+                    continue;
+                }
+                text::Part::Call(text::Call { index, id, name, arguments }) => {
+                    self.logprobs.clear();
+                    self.has_called = true;
+                    parts.push(Part::Call(Call { index, id, name, arguments }));
+                    continue;
+                }
+            };
             let passed = self.stops.push(&text);
             if !passed.text.is_empty() {
                 let logprobs = std::mem::take(&mut self.logprobs);

@@ -149,6 +149,7 @@ fn write_model(folder: &Path) {
     write("config.json", &config);
     let template = "{% for m in messages %}{{ m.content }} {% endfor %}\
                     {% for t in tools or [] %}{{ t.function.name }} {% endfor %}\
+                    {% if false %}<tool_call>{% endif %}\
                     {% if enable_thinking %}<think>{% endif %}";
     write("tokenizer_config.json", &json!({"eos_token": "<end>", "chat_template": template}));
     let vocab: serde_json::Map<String, Value> =
