@@ -194,8 +194,8 @@ impl SamplingFlags {
             repetition_penalty: self.repetition_penalty,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
-            logit_bias: Vec::new(),
             seed: self.seed,
+            ..Choices::default()
         }
     }
 }

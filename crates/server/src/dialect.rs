@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::http::App;
-use crate::{openai, ops};
+use crate::{anthropic, ollama, openai, ops};
 
 /// An API: its routes and the form of its errors.
 pub struct Dialect {
@@ -18,7 +18,8 @@ pub struct Dialect {
 }
 
 /// All of them. The first one's errors are those of unknown routes.
-pub static ALL: [&Dialect; 2] = [&openai::DIALECT, &ops::DIALECT];
+pub static ALL: [&Dialect; 4] =
+    [&openai::DIALECT, &anthropic::DIALECT, &ollama::DIALECT, &ops::DIALECT];
 
 /// The API of a path.
 pub fn of(path: &str) -> &'static Dialect {

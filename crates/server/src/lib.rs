@@ -5,6 +5,7 @@
 //! - However a runner ends, the caller gets an error that says how, with its last output.
 //! - No runner outlives the process that started it.
 
+mod anthropic;
 pub mod backend;
 pub mod dialect;
 pub mod failure;
@@ -13,6 +14,7 @@ pub mod http;
 mod log_tail;
 pub mod metrics;
 pub mod models;
+mod ollama;
 mod openai;
 mod ops;
 pub mod prompter;

@@ -3,15 +3,15 @@
 //! Callers' text never becomes a special token here, except in [`Prompter::raw`], whose caller
 //! wrote the whole prompt.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hub::{HubError, ModelFolder};
 use protocol::{Boundary, BoundaryKind};
 use serde_json::Value;
 use text::{
-    AnswerFormat, AnswerStream, CallSyntax, ChatInput, ChatTemplate, Json, JsonMap, Message, Role,
-    TemplateSource, Tokenizer,
+    AnswerFormat, AnswerStream, CallSyntax, ChatInput, ChatTemplate, Content, Json, JsonMap,
+    Message, Role, TemplateSource, Tokenizer,
 };
 
 use crate::sampling::GENERATION_CONFIG;
@@ -51,6 +51,17 @@ pub struct Conversation {
     pub kwargs: JsonMap,
     /// Leave out the opening of the model's turn.
     pub without_opening: bool,
+    /// Places that the client marked, as seams of the prompt.
+    pub marks: Vec<Mark>,
+}
+
+/// A place in a conversation: behind so many messages and, within the next, so many parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// Whole messages before it.
+    pub n_messages: usize,
+    /// Parts of the message after those; 0: none.
+    pub n_parts: usize,
 }
 
 impl Conversation {
@@ -90,6 +101,14 @@ pub struct Prompt {
     pub boundaries: Vec<Boundary>,
 }
 
+impl Prompt {
+    /// Tokens before the last place that the client marked.
+    pub fn marked_tokens(&self) -> u32 {
+        let marked = self.boundaries.iter().filter(|seam| seam.kind == BoundaryKind::Named);
+        marked.map(|seam| seam.at).max().unwrap_or(0)
+    }
+}
+
 impl Prompter {
     /// Reads a folder's text files.
     pub fn load(folder: &ModelFolder) -> Result<Self> {
@@ -114,7 +133,7 @@ impl Prompter {
     /// Renders and encodes a conversation, up to the opening of the model's turn.
     pub fn chat(&self, conversation: Conversation) -> Result<Prompt> {
         let template = self.template.as_ref().ok_or(PromptError::NoTemplate)?;
-        let Conversation { messages, tools, kwargs, without_opening } = conversation;
+        let Conversation { messages, tools, kwargs, without_opening, marks } = conversation;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let input = ChatInput {
             messages,
@@ -126,19 +145,20 @@ impl Prompter {
         };
         let rendered = template.render(&input, self.tokenizer.guard())?;
         let tokens = self.tokenizer.encode_rendered(&rendered)?;
-        let boundaries = self.boundaries(template, &input, &tokens);
+        let boundaries = self.boundaries(template, &input, &marks, &tokens);
         let (text, tail) = (rendered.text(), rendered.tail().to_owned());
         Ok(Prompt { tokens, text, tail, boundaries })
     }
 
     /// Where the next turns of a conversation, or others with the same beginning, may part from its
     /// prompt: behind the system message and the last messages, and before the header that opens
-    /// the answer. Found by rendering it without what follows; what the template refuses to render
-    /// alone has no seam.
+    /// the answer; and where the client marked it. Found by rendering it without what follows; what
+    /// the template refuses to render alone has no seam.
     fn boundaries(
         &self,
         template: &ChatTemplate,
         input: &ChatInput,
+        marks: &[Mark],
         tokens: &[u32],
     ) -> Vec<Boundary> {
         let n = input.messages.len();
@@ -147,18 +167,39 @@ impl Prompter {
         let ends = [(n_system, BoundaryKind::System), (n.saturating_sub(2), BoundaryKind::Message)];
         let ends = ends.into_iter().chain([(n.saturating_sub(1), BoundaryKind::Message)]);
         let ends = ends.filter(|(end, _)| (1..n).contains(end)).chain([(n, BoundaryKind::Prompt)]);
-        let seam = |(end, kind)| {
-            let input = ChatInput {
-                messages: input.messages[..end].to_vec(),
-                add_generation_prompt: false,
-                ..input.clone()
-            };
-            let rendered = template.render(&input, self.tokenizer.guard()).ok()?;
-            let part = self.tokenizer.encode_rendered(&rendered).ok()?;
-            let at = part.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-            (at > 0).then_some(Boundary { at: at as u32, kind })
+        let ends = ends.map(|(end, kind)| (Mark { n_messages: end, n_parts: 0 }, kind));
+        let named = marks.iter().map(|mark| (*mark, BoundaryKind::Named));
+        let mut known: BTreeMap<Mark, Option<u32>> = BTreeMap::new();
+        let seam = |(mark, kind)| {
+            let at = known.entry(mark).or_insert_with(|| self.seam(template, input, mark, tokens));
+            Some(Boundary { at: (*at)?, kind })
         };
-        ends.filter_map(seam).collect()
+        ends.chain(named).filter_map(seam).collect()
+    }
+
+    /// How many of the prompt's tokens come before a place in the conversation.
+    fn seam(
+        &self,
+        template: &ChatTemplate,
+        input: &ChatInput,
+        mark: Mark,
+        tokens: &[u32],
+    ) -> Option<u32> {
+        let Mark { n_messages, n_parts } = mark;
+        let mut messages = input.messages.get(..n_messages)?.to_vec();
+        if n_parts > 0 {
+            let mut cut =
+                Message { tool_calls: Vec::new(), ..input.messages.get(n_messages)?.clone() };
+            if let Content::Parts(parts) = &mut cut.content {
+                parts.truncate(n_parts);
+            }
+            messages.push(cut);
+        }
+        let input = ChatInput { messages, add_generation_prompt: false, ..input.clone() };
+        let rendered = template.render(&input, self.tokenizer.guard()).ok()?;
+        let part = self.tokenizer.encode_rendered(&rendered).ok()?;
+        let at = part.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        (at > 0).then_some(at as u32)
     }
 
     /// Encodes a text as it is; special tokens written in it count.

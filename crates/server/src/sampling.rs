@@ -29,6 +29,7 @@ pub struct Choices {
     pub repetition_penalty: Option<f32>,
     pub presence_penalty: Option<f32>,
     pub frequency_penalty: Option<f32>,
+    pub penalty_window_tokens: Option<u32>,
     pub logit_bias: Vec<(u32, f32)>,
     /// None: a new one.
     pub seed: Option<u64>,
@@ -50,7 +51,7 @@ impl Choices {
             repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
             presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(base.frequency_penalty),
-            penalty_window_tokens: base.penalty_window_tokens,
+            penalty_window_tokens: self.penalty_window_tokens.unwrap_or(base.penalty_window_tokens),
             logit_bias: self.logit_bias.clone(),
             seed: self.seed.unwrap_or_else(random_seed),
         }

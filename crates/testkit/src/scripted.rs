@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use protocol::{
-    BenchRequest, BenchResult, DeviceInfo, Event, Fault, FinishReason, GenerateRequest,
-    LoadRequest, LogitsRequest, ModelInfo, QuantizeProgress, QuantizeReport, QuantizeRequest,
-    RequestId, RoleReport, Timings, Usage,
+    BenchRequest, BenchResult, CacheMatch, CacheTier, DeviceInfo, Event, Fault, FinishReason,
+    GenerateRequest, LoadRequest, LogitsRequest, MissCause, ModelInfo, QuantizeProgress,
+    QuantizeReport, QuantizeRequest, RequestId, RoleReport, Timings, Usage,
 };
 use runner::{Engine, EngineError, Loader, Outcome, StepOutcome};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,8 @@ pub struct Script {
     pub quantize: QuantizeScript,
     /// Steps before the first token of each request; `None`: the prefill never ends.
     pub prefill_steps: Option<u32>,
+    /// Tokens of each prompt that the cache has; told where it is not 0.
+    pub cached_tokens: u32,
     /// The tokens of every answer, one per step.
     pub answer: Vec<u32>,
     /// Start the answer again instead of ending it.
@@ -77,6 +79,7 @@ impl Default for Script {
             load: LoadScript::Succeeds,
             quantize: QuantizeScript::Succeeds,
             prefill_steps: Some(1),
+            cached_tokens: 0,
             answer: vec![1, 2, 3],
             endless: false,
             abort_after_tokens: None,
@@ -101,6 +104,7 @@ pub struct ScriptedEngine {
 #[derive(Debug)]
 struct Running {
     request: GenerateRequest,
+    cached_tokens: u32,
     n_prefills: u32,
     n_new: u32,
 }
@@ -227,10 +231,24 @@ fn pause() {
 
 impl Running {
     fn usage(&self) -> Usage {
+        let found = self.found();
         Usage {
-            prompt_tokens: self.request.prompt.len() as u32,
-            cached_tokens: 0,
+            prompt_tokens: found.prompt_tokens,
+            cached_tokens: found.usable_tokens,
             new_tokens: self.n_new,
+        }
+    }
+
+    fn found(&self) -> CacheMatch {
+        let prompt_tokens = self.request.prompt.len() as u32;
+        let usable_tokens = self.cached_tokens.min(prompt_tokens.saturating_sub(1));
+        CacheMatch {
+            id: self.request.id,
+            prompt_tokens,
+            matched_tokens: usable_tokens,
+            usable_tokens,
+            tier: CacheTier::Device,
+            cause: MissCause::Complete,
         }
     }
 }
@@ -250,6 +268,9 @@ impl ScriptedEngine {
         if self.script.prefill_steps.is_none_or(|n| running.n_prefills < n) {
             if running.n_prefills == 0 {
                 self.script.announce("prefill");
+                if running.cached_tokens > 0 {
+                    emit(Event::Matched(running.found()));
+                }
             }
             running.n_prefills = running.n_prefills.saturating_add(1);
             let total_tokens = running.request.prompt.len() as u32;
@@ -305,7 +326,9 @@ impl Engine for ScriptedEngine {
         if request.prompt.contains(&REFUSED) {
             return Err(EngineError::new(Fault::Caller, "scripted refusal"));
         }
-        self.running.insert(request.id, Running { request, n_prefills: 0, n_new: 0 });
+        let cached_tokens = self.script.cached_tokens;
+        let running = Running { request, cached_tokens, n_prefills: 0, n_new: 0 };
+        self.running.insert(running.request.id, running);
         Ok(())
     }
 

@@ -147,6 +147,7 @@ impl Job {
             match event {
                 Event::Matched(found) => {
                     counted.runs();
+                    self.send(vec![Part::Matched(found.clone())]).await?;
                     progress.found = Some(found);
                 }
                 Event::PrefillProgress { done_tokens, total_tokens, .. } => {

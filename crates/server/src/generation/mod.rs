@@ -9,6 +9,7 @@
 mod drive;
 mod reader;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,15 @@ pub enum Input {
     Text(String),
     /// Token ids.
     Tokens(Vec<u32>),
+}
+
+impl Input {
+    fn has_tools(&self) -> bool {
+        match self {
+            Self::Chat(conversation) => !conversation.tools.is_empty(),
+            Self::Text(_) | Self::Tokens(_) => false,
+        }
+    }
 }
 
 /// What to generate.
@@ -87,6 +97,24 @@ impl Request {
             keep_alive: None,
             permit: None,
         }
+    }
+}
+
+impl Request {
+    /// Checks what can be checked without the model; returns how many answers there will be.
+    fn validated(&self) -> Result<usize, Failure> {
+        let n_answers = self.n_answers.saturating_mul(self.inputs.len());
+        if !(1..=MAX_ANSWERS).contains(&n_answers) {
+            let reason =
+                format!("must make 1 to {MAX_ANSWERS} answers over all prompts, not {n_answers}");
+            return Err(Failure::invalid("n", reason));
+        }
+        self.choices.validate()?;
+        if let Some(n) = self.top_logprobs.filter(|n| *n > MAX_TOP_LOGPROBS) {
+            let reason = format!("must be at most {MAX_TOP_LOGPROBS}, not {n}");
+            return Err(Failure::invalid("top_logprobs", reason));
+        }
+        Ok(n_answers)
     }
 }
 
@@ -133,6 +161,8 @@ pub enum Part {
         /// Tokens in all.
         total_tokens: u32,
     },
+    /// What the cache has of the prompt; before anything of the answer, if the runner says it.
+    Matched(CacheMatch),
     /// What the model thinks.
     Reasoning(String),
     /// What it says.
@@ -188,10 +218,14 @@ pub struct Answers {
     pub model: String,
     /// How many answers there will be.
     pub n_answers: usize,
+    /// Tokens of the first input.
+    pub prompt_tokens: u32,
+    /// Those of them before the last place that the client marked.
+    pub marked_tokens: u32,
     has_logprobs: bool,
     parts: mpsc::Receiver<(usize, Part)>,
     /// Looked at already, and not taken.
-    first: Option<(usize, Part)>,
+    seen: VecDeque<(usize, Part)>,
     _permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -228,8 +262,8 @@ impl Answers {
 
     /// The next part and the index of its answer; none when all have ended. Cancel safe.
     pub async fn next(&mut self) -> Option<(usize, Part)> {
-        match self.first.take() {
-            Some(first) => Some(first),
+        match self.seen.pop_front() {
+            Some(seen) => Some(seen),
             None => self.parts.recv().await,
         }
     }
@@ -244,6 +278,7 @@ impl Answers {
             loop {
                 match self.parts.recv().await {
                     Some((_, Part::Loading { .. } | Part::Prefill { .. })) => {}
+                    Some(found @ (_, Part::Matched(_))) => self.seen.push_back(found),
                     first => return first,
                 }
             }
@@ -251,7 +286,7 @@ impl Answers {
         match first.await {
             Ok(Some((_, Part::Failed(failure)))) => Err(*failure),
             Ok(first) => {
-                self.first = first;
+                self.seen.extend(first);
                 Ok(())
             }
             Err(_) => Ok(()),
@@ -271,7 +306,7 @@ struct Gathered {
 impl Gathered {
     fn take(&mut self, part: Part) -> Result<(), Failure> {
         match part {
-            Part::Loading { .. } | Part::Prefill { .. } => {}
+            Part::Loading { .. } | Part::Prefill { .. } | Part::Matched(_) => {}
             Part::Reasoning(text) => self.reasoning.push_str(&text),
             Part::Text { text, logprobs } => {
                 self.text.push_str(&text);
@@ -314,32 +349,21 @@ impl Generator {
     /// part of the answers.
     pub async fn start(&self, request: Request) -> Result<Answers, Failure> {
         let arrived = Instant::now();
-        let n_answers = request.n_answers.saturating_mul(request.inputs.len());
-        if !(1..=MAX_ANSWERS).contains(&n_answers) {
-            let reason =
-                format!("must make 1 to {MAX_ANSWERS} answers over all prompts, not {n_answers}");
-            return Err(Failure::invalid("n", reason));
-        }
-        request.choices.validate()?;
-        if let Some(n) = request.top_logprobs.filter(|n| *n > MAX_TOP_LOGPROBS) {
-            let reason = format!("must be at most {MAX_TOP_LOGPROBS}, not {n}");
-            return Err(Failure::invalid("top_logprobs", reason));
-        }
+        let n_answers = request.validated()?;
         let (name, text) = self.models.text(&request.model).await?;
-        let Request { inputs, stops, .. } = request;
-        reader::Reader::new(&text.prompter, None, &stops)?;
-        let has_tools = |input: &Input| match input {
-            Input::Chat(conversation) => !conversation.tools.is_empty(),
-            Input::Text(_) | Input::Tokens(_) => false,
-        };
-        if text.prompter.calls().is_none() && inputs.iter().any(has_tools) {
+        if text.prompter.calls().is_none() && request.inputs.iter().any(Input::has_tools) {
             let reason = "cannot be used: the template of this model has no calls of tools";
             return Err(Failure::invalid("tools", reason));
         }
+        let Request { inputs, stops, .. } = request;
+        reader::Reader::new(&text.prompter, None, &stops)?;
         let permit = request.permit.map(Arc::new);
         let prompts = self.render(Arc::clone(&text), inputs, permit.clone()).await?;
         let (sender, parts) = mpsc::channel(MAX_WAITING_PARTS);
         let seed = request.choices.seed.unwrap_or_else(crate::sampling::random_seed);
+        let first = prompts.first().map(|(prompt, _)| prompt);
+        let prompt_tokens = first.map_or(0, |prompt| prompt.tokens.len() as u32);
+        let marked_tokens = first.map_or(0, Prompt::marked_tokens);
         for (idx, prompt) in prompts.iter().enumerate() {
             for nth in 0..request.n_answers {
                 let mut sampling = request.choices.over(&text.sampling);
@@ -376,9 +400,11 @@ impl Generator {
         Ok(Answers {
             model: name,
             n_answers,
+            prompt_tokens,
+            marked_tokens,
             has_logprobs: request.top_logprobs.is_some(),
             parts,
-            first: None,
+            seen: VecDeque::new(),
             _permit: permit,
         })
     }

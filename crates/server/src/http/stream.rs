@@ -48,6 +48,12 @@ impl Frames {
         self.0.extend(format!("{value}\n").into_bytes());
     }
 
+    /// All of them as text.
+    #[cfg(test)]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+
     /// Progress of a load or a prefill, as a comment. False for other parts.
     pub fn progress(&mut self, part: &Part) -> bool {
         match part {

@@ -83,7 +83,7 @@ pub fn conversation(fields: &mut Fields) -> Result<Conversation, Failure> {
         messages: messages(fields)?,
         tools: tools(fields)?,
         kwargs: kwargs(fields)?,
-        without_opening: false,
+        ..Conversation::default()
     })
 }
 

@@ -130,7 +130,17 @@ pub fn tools(fields: &mut Fields) -> Result<Vec<Json>, Failure> {
     Ok(tools)
 }
 
-fn tool(mut fields: Fields) -> Result<Json, Failure> {
+/// What names of tools may be.
+pub const TOOL_NAMES: &str = "must be 1 to 128 letters, digits, '.', '_' and '-'";
+
+/// Whether a tool may be called so.
+pub fn is_tool_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (1..=128).contains(&name.len()) && name.chars().all(allowed)
+}
+
+/// A tool's definition.
+pub fn tool(mut fields: Fields) -> Result<Json, Failure> {
     let kind = fields.required_string("type")?;
     if kind != "function" {
         return Err(fields.invalid("type", "must be function"));
@@ -138,10 +148,8 @@ fn tool(mut fields: Fields) -> Result<Json, Failure> {
     let mut function =
         fields.object("function")?.ok_or_else(|| fields.invalid("function", "is missing"))?;
     let name = function.required_string("name")?;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if !(1..=128).contains(&name.len()) || !name.chars().all(allowed) {
-        let reason = "must be 1 to 128 letters, digits, '.', '_' and '-'";
-        return Err(function.invalid("name", reason));
+    if !is_tool_name(&name) {
+        return Err(function.invalid("name", TOOL_NAMES));
     }
     let mut object = json!({"name": name});
     if let Some(description) = function.string("description")? {

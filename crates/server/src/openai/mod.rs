@@ -20,6 +20,7 @@ use crate::http::App;
 use crate::http::body::Body;
 
 pub(crate) use chat::conversation as chat_conversation;
+pub(crate) use messages::{TOOL_NAMES, is_tool_name, tool};
 pub(crate) use options::model;
 
 /// This API.
@@ -42,7 +43,7 @@ async fn embeddings(Body(mut fields): Body) -> Result<(), Failure> {
 }
 
 /// A caller's own words in an answer.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     text.chars().take(128).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

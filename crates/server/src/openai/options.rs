@@ -75,6 +75,7 @@ fn choices(fields: &mut Fields) -> Result<Choices, Failure> {
         frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?,
         logit_bias: logit_bias(fields)?,
         seed: fields.seed("seed")?,
+        ..Choices::default()
     })
 }
 
@@ -129,6 +130,7 @@ mod tests {
             repetition_penalty: Some(1.5),
             presence_penalty: Some(0.75),
             frequency_penalty: Some(-0.5),
+            penalty_window_tokens: None,
             logit_bias: vec![(3, -100.0), (4, 1.5)],
             seed: Some(9),
         };

@@ -1,0 +1,91 @@
+"""OpenAI's own client."""
+
+import openai
+
+from server import ADDRESS, KEY, MODEL, QUESTION, WORD, fails
+
+CLIENT = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key=KEY, max_retries=0)
+MESSAGES = [{"role": "user", "content": QUESTION}]
+TOOL = {"type": "function", "function": {
+    "name": "look_up", "description": "Looks a word up",
+    "parameters": {"type": "object", "properties": {"word": {"type": "string"}}}}}
+
+
+def chat(**fields):
+    fields = {"temperature": 0, "max_tokens": 24, **fields}
+    return CLIENT.chat.completions.create(model=MODEL, messages=MESSAGES, **fields)
+
+
+def check_models():
+    assert MODEL in [model.id for model in CLIENT.models.list()]
+    assert CLIENT.models.retrieve(MODEL).id == MODEL
+
+
+def check_chat():
+    answer = chat()
+    assert WORD in answer.choices[0].message.content, answer
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    usage = answer.usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+def check_stream():
+    chunks = list(chat(stream=True, stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == chat().choices[0].message.content
+    assert chunks[-1].usage.completion_tokens > 0
+
+
+def check_cached_tokens():
+    first, second = chat(), chat()
+    assert second.usage.prompt_tokens_details.cached_tokens > 0
+    assert first.choices[0].message.content == second.choices[0].message.content
+
+
+def check_stop():
+    choice = chat(stop=[WORD]).choices[0]
+    assert WORD not in choice.message.content and choice.finish_reason == "stop"
+
+
+def check_seed():
+    def draw():
+        return chat(temperature=1.2, seed=7).choices[0].message.content
+    assert draw() == draw()
+
+
+def check_several_answers():
+    choices = chat(n=2, temperature=1, seed=1).choices
+    assert [choice.index for choice in choices] == [0, 1]
+
+
+def check_logprobs():
+    content = chat(logprobs=True, top_logprobs=3).choices[0].logprobs.content
+    assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
+
+
+def check_tools():
+    call = {"id": "c1", "type": "function",
+            "function": {"name": "look_up", "arguments": "{\"word\": \"twig\"}"}}
+    messages = MESSAGES + [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "a small branch"}]
+    answer = CLIENT.chat.completions.create(
+        model=MODEL, messages=messages, tools=[TOOL], max_tokens=8)
+    assert answer.usage.prompt_tokens > chat(max_tokens=1).usage.prompt_tokens
+
+
+def check_completions():
+    answer = CLIENT.completions.create(model=MODEL, prompt="Offshoot is", max_tokens=8)
+    assert answer.choices[0].text
+
+
+def check_errors():
+    missing = fails(openai.NotFoundError,
+                    lambda: CLIENT.chat.completions.create(model="nope", messages=MESSAGES))
+    assert missing.body["param"] == "model", missing.body
+    bad = fails(openai.BadRequestError, lambda: chat(temperature=-1))
+    assert bad.body["param"] == "temperature", bad.body
+    fails(openai.BadRequestError, lambda: CLIENT.embeddings.create(model=MODEL, input="x"))
+    stranger = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key="nobody", max_retries=0)
+    fails(openai.AuthenticationError, stranger.models.list)
