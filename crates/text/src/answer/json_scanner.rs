@@ -121,19 +121,15 @@ mod tests {
     fn a_value_ends_at_its_last_bracket_and_errors_show_at_once() {
         let check = |json: &str, end: Scan, n_read: usize| {
             let mut scanner = JsonScanner::new();
-            let mut scanned = json.chars().map(|c| scanner.step(c));
-            let at = scanned.position(|scan| scan != Scan::More);
-            let last = match at {
-                None => Scan::More,
-                Some(at) => {
-                    let mut scanner = JsonScanner::new();
-                    json.chars().take(at + 1).map(|c| scanner.step(c)).last().unwrap()
-                }
-            };
-            assert_eq!((last, at.map_or(json.len(), |at| at + 1)), (end, n_read), "{json}");
+            let steps = json.chars().map(|c| scanner.step(c)).enumerate();
+            let (last, n_steps) = steps
+                .map(|(idx, scan)| (scan, idx + 1))
+                .find(|(scan, _)| *scan != Scan::More)
+                .unwrap_or((Scan::More, json.len()));
+            assert_eq!((last, n_steps), (end, n_read), "{json}");
         };
         check("{}x", Scan::Done, 2);
-        check(r#" {"a": [1, -2.5e3, {"b": null}], "c": "}\"]"} "#, Scan::Done, 46);
+        check(r#" {"a": [1, -2.5e3, {"b": null}], "c": "}\"]"} "#, Scan::Done, 45);
         check("[[], {}]", Scan::Done, 8);
         check("{\"a\": \"line\nbreak\"}", Scan::Done, 19);
         check("{,", Scan::Bad, 2);

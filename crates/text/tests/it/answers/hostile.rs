@@ -159,6 +159,15 @@ fn time_of(template: &str, start: &str, unit: &str, n_bytes: usize) -> Duration 
     started.elapsed()
 }
 
+/// Whether `work` takes no more than some seconds; one of three tries on a busy machine.
+fn is_within_seconds(work: impl Fn()) -> bool {
+    (0..3).any(|_| {
+        let started = Instant::now();
+        work();
+        started.elapsed() < Duration::from_secs(5)
+    })
+}
+
 #[test]
 fn hostile_output_takes_linear_time() {
     let value = "<tool_call>now<arg_key>a</arg_key><arg_value>";
@@ -212,10 +221,10 @@ fn a_megabyte_of_hostile_output_takes_seconds_at_most() {
         (GLM, value, "</arg_value><arg_key>a</arg_key><arg_value>"),
         (HARMONY, "", "<|channel|>commentary to=a<|message|>{"),
     ] {
-        let took = time_of(template, start, unit, 1_000_000);
-        println!("{start:?} {unit:?}: {took:?}");
-        // A tenth of that on an idle machine.
-        assert!(took < Duration::from_secs(10), "{start:?} {unit:?}: {took:?}");
+        let is_soon = is_within_seconds(|| {
+            time_of(template, start, unit, 1_000_000);
+        });
+        assert!(is_soon, "{start:?} {unit:?}");
     }
 }
 
@@ -227,12 +236,11 @@ fn schemas_and_arguments_of_any_size_are_typed_in_linear_time() {
     let mut schema = every.clone();
     schema["properties"] = serde_json::json!({"a": {"$ref": "#"}, "b": {"type": "integer"}});
     let tool = serde_json::json!({"function": {"name": "deep", "parameters": schema}});
-    let started = Instant::now();
-    let format = format_of(QWEN3_CODER);
-    let parser = AnswerParser::new(&format, &[tool], "");
-    let parts = parse(parser, &pieces(&answer), |_| 7);
-    assert_eq!(lines(&parts), [r#"call 0 deep {"a": 1, "b": 1}"#]);
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(is_within_seconds(|| {
+        let parser = AnswerParser::new(&format_of(QWEN3_CODER), &[tool.clone()], "");
+        let parts = parse(parser, &pieces(&answer), |_| 7);
+        assert_eq!(lines(&parts), [r#"call 0 deep {"a": 1, "b": 1}"#]);
+    }));
 }
 
 // Bugs of other servers; the numbers are those of their trackers.
