@@ -32,10 +32,13 @@ const MAX_ROWS: usize = 64;
 const MAX_WAITING: usize = 1024;
 /// Room for so much of every answer is there when a request begins.
 const HEADROOM_TOKENS: usize = 256;
-/// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result; on a GPU
-/// as few as still fill it, because those who decode wait for each.
+/// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result.
 const PREFILL_CHUNK_TOKENS_CPU: usize = 256;
-const PREFILL_CHUNK_TOKENS_GPU: usize = 512;
+/// On a GPU it depends on the model: those who decode wait for each pass, which should not take
+/// much longer than theirs, and a small model's should be worth its launches. Tokens times active
+/// parameters: about 25 ms of a large GPU.
+const PREFILL_CHUNK_PRODUCTS_GPU: f64 = 5e12;
+const PREFILL_CHUNK_TOKENS_GPU: [usize; 2] = [256, 2048];
 /// Bytes that are copied to the next tier between two steps, and a little more.
 const COPY_BYTES: u64 = 16 << 20;
 /// Between two such copies while requests run.
@@ -81,6 +84,14 @@ pub(crate) fn open(backend: Option<&str>) -> Result<Device> {
         }
     };
     Ok(Device::open_backend(named)?)
+}
+
+/// A power of two of prompt tokens for a model that uses so many parameters for each.
+fn chunk_tokens_on_gpu(n_active: f64) -> usize {
+    let [least, most] = PREFILL_CHUNK_TOKENS_GPU;
+    let n = (PREFILL_CHUNK_PRODUCTS_GPU / n_active.max(1.0)) as usize;
+    let rounded = n.checked_ilog2().map_or(0, |log| 1 << log);
+    rounded.clamp(least, most)
 }
 
 /// What can be said of the device without a model.
@@ -140,7 +151,11 @@ impl Engine {
         let chunk_tokens = match (request.chunk_tokens, device.backend()) {
             (Some(n), _) => n.max(1) as usize,
             (None, Backend::Cpu) => PREFILL_CHUNK_TOKENS_CPU,
-            (None, Backend::Cuda | Backend::Metal) => PREFILL_CHUNK_TOKENS_GPU,
+            (None, Backend::Cuda | Backend::Metal) => {
+                let info = &loaded.info;
+                let share = info.weight_bytes_per_token as f64 / info.weight_bytes.max(1) as f64;
+                chunk_tokens_on_gpu(info.n_parameters as f64 * share)
+            }
         };
         let stride = if request.deterministic { chunk_tokens } else { 1 };
         let cache = PrefixCache::new(&loaded, budgets, folder, stride)?;
@@ -470,5 +485,19 @@ impl Engine {
         let chunk_tokens = self.chunk_tokens;
         let cache = &mut self.cache;
         bench::run(&self.device, &self.loaded, cache, request, chunk_tokens, should_stop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_on_a_gpu_are_shorter_for_larger_models() {
+        for (n_active, n_tokens) in
+            [(0.6e9, 2048), (3.3e9, 1024), (8.2e9, 512), (70e9, 256), (0.0, 2048)]
+        {
+            assert_eq!(chunk_tokens_on_gpu(n_active), n_tokens, "{n_active}");
+        }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) const BLOCK_TOKENS: usize = 32;
 /// Blocks that the first growth makes.
 const MIN_BLOCKS: usize = 16;
 /// The share of the budget that it takes on CUDA.
-const FIRST_SHARE: u64 = 8;
+const FIRST_SHARE: u64 = 4;
 
 /// What a layer keeps and with which layers it shares a table or a slot.
 #[derive(Debug)]
