@@ -237,7 +237,7 @@ fn schemas_and_arguments_of_any_size_are_typed_in_linear_time() {
     schema["properties"] = serde_json::json!({"a": {"$ref": "#"}, "b": {"type": "integer"}});
     let tool = serde_json::json!({"function": {"name": "deep", "parameters": schema}});
     assert!(is_within_seconds(|| {
-        let parser = AnswerParser::new(&format_of(QWEN3_CODER), &[tool.clone()], "");
+        let parser = AnswerParser::new(&format_of(QWEN3_CODER), std::slice::from_ref(&tool), "");
         let parts = parse(parser, &pieces(&answer), |_| 7);
         assert_eq!(lines(&parts), [r#"call 0 deep {"a": 1, "b": 1}"#]);
     }));
