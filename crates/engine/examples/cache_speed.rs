@@ -77,6 +77,7 @@ impl Run {
             top_logprobs: None,
             namespace: 0,
             boundaries: vec![],
+            grammar: None,
         };
         self.engine.submit(request).map_err(|e| e.message).expect("it fits");
         let mut answer = Answer { first_ms: 0.0, cached_tokens: 0, tier: CacheTier::Device };

@@ -92,6 +92,7 @@ impl Run {
             top_logprobs: None,
             namespace: 0,
             boundaries: vec![],
+            grammar: None,
         };
         self.engine.submit(request).map_err(|e| e.message).expect("it fits");
         RequestId(self.n_asked)

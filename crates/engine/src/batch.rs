@@ -1,7 +1,8 @@
 //! One pass for many sequences, a token of each: the pass that decodes.
 //!
 //! What a pass samples stays on the device until somebody reads it, and the next pass takes it from
-//! there: the device does not wait for the host.
+//! there: the device does not wait for the host. What rows with a grammar may draw is worked out by
+//! the host while the device computes their logits.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -98,6 +99,10 @@ pub(crate) fn issue(
     let seqs = rows.iter().map(|row| row.seq()).collect::<Vec<_>>();
     let passed = cache.pass(loaded, &ids, &seqs, &[])?;
     let logits = loaded.model.logits(&passed.hidden)?.squeeze(&[1])?;
+    if rows.iter().any(|row| row.is_constrained()) {
+        cache.issue([&logits].into_iter())?;
+        rows.iter_mut().for_each(|row| row.constrain());
+    }
     let settings = rows.iter().map(|row| row.sampler_row()).collect::<Vec<_>>();
     let sampled = sample(&logits, &settings)?;
     cache.issue(sampled.arrays())?;

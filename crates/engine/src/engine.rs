@@ -19,6 +19,7 @@ use scheduler::{Arrival, Id, Key, Limits, Scheduler, Slice};
 
 use crate::batch::issue;
 use crate::cache::{DISK_PATIENCE, Folder, PrefixCache};
+use crate::constrained::Shelf;
 use crate::seats::Seating;
 use crate::sequence::{Sequence, told_drawn};
 use crate::{Error, Result, bench, memory};
@@ -70,6 +71,7 @@ pub struct Engine {
     sequences: BTreeMap<RequestId, Sequence>,
     /// Of them those whose bytes come from another tier.
     restoring: Vec<RequestId>,
+    grammars: Shelf,
 }
 
 /// The device by the backend's name; none takes the best one that the library has.
@@ -171,6 +173,7 @@ impl Engine {
             replays_by_token: request.deterministic,
         });
         Ok(Self {
+            grammars: Shelf::of(&request.source, loaded.info.vocab_size),
             device,
             loaded,
             cache,
@@ -209,7 +212,8 @@ impl Engine {
     /// context or the cache's memory ends.
     ///
     /// # Errors
-    /// The prompt and one new token would not fit into the cache, even alone.
+    /// The prompt and one new token would not fit into the cache, even alone; the grammar is of no
+    /// use.
     pub fn submit(&mut self, mut request: GenerateRequest) -> Result<()> {
         let n_prompt = request.prompt.len() as u64;
         let in_cache = self.cache.max_tokens();
@@ -222,7 +226,8 @@ impl Engine {
         let in_context = self.loaded.info.context_tokens as u64;
         let room = in_context.min(in_cache).saturating_sub(n_prompt).max(1);
         request.max_tokens = request.max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX));
-        let sequence = Sequence::new(request);
+        let constrained = self.grammars.begin(&request)?;
+        let sequence = Sequence::new(request, constrained);
         let request = &sequence.request;
         let arrival = Arrival {
             id: Id(request.id.0),

@@ -1,9 +1,9 @@
 //! Choosing the next token, on the device, for many rows at once.
 //!
-//! Order: logit bias, penalties, temperature, top-k, top-p, min-p, draw. A draw adds Gumbel noise
-//! to the logits and takes the largest, so greedy and random rows share one path. A row's noise
-//! depends only on its own seed and on how many tokens it has drawn: the same seed gives the same
-//! tokens, whatever else is in the batch. Ties at a limit are all kept.
+//! Order: logit bias, penalties, what a grammar allows, temperature, top-k, top-p, min-p, draw. A
+//! draw adds Gumbel noise to the logits and takes the largest, so greedy and random rows share one
+//! path. A row's noise depends only on its own seed and on how many tokens it has drawn: the same
+//! seed gives the same tokens, whatever else is in the batch. Ties at a limit are all kept.
 
 use std::collections::HashMap;
 
@@ -24,6 +24,8 @@ pub struct Row<'a> {
     pub n_drawn: u64,
     /// Log probabilities wanted: of the token, and of this many best ones.
     pub top_logprobs: Option<u32>,
+    /// For each token whether it may be drawn; none: all may.
+    pub allowed: Option<&'a [bool]>,
 }
 
 /// What was chosen, still on the device.
@@ -51,7 +53,7 @@ impl Sampled {
 /// # Errors
 /// MLX refuses an operation.
 pub fn sample(logits: &Array, rows: &[Row<'_>]) -> Result<Sampled> {
-    let scores = penalized(&biased(logits, rows)?, rows)?;
+    let scores = masked(&penalized(&biased(logits, rows)?, rows)?, rows)?;
     let tokens = sampling::draw(&scores, &rows.iter().map(draw).collect::<Vec<_>>())?;
     let Some(n) = rows.iter().filter_map(|row| row.top_logprobs).max() else {
         return Ok(Sampled { tokens, logprobs: None, best: None });
@@ -108,6 +110,22 @@ fn penalized(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
     let new = new.sub(&frequency.mul(&count)?)?.sub(&presence)?;
     let new = count.gt(&zero)?.select(&new, &old)?;
     Ok(scores.put_along(&ids, &new, -1)?)
+}
+
+/// What is not allowed becomes −∞. Rows that may draw anything keep their scores.
+fn masked(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
+    if rows.iter().all(|row| row.allowed.is_none()) {
+        return Ok(scores.clone());
+    }
+    let vocab = scores.dim(-1) as usize;
+    let mut allowed = vec![true; rows.len() * vocab];
+    for (to, row) in allowed.chunks_mut(vocab).zip(rows) {
+        if let Some(of_row) = row.allowed {
+            to.copy_from_slice(of_row);
+        }
+    }
+    let allowed = Array::from_slice(&allowed, scores.shape())?;
+    Ok(allowed.select(scores, &Array::scalar(f32::NEG_INFINITY, scores.dtype())?)?)
 }
 
 /// The distinct tokens that a row's penalties look back on, with their counts.

@@ -8,11 +8,12 @@ use mlx::Array;
 use models::Loaded;
 use protocol::{Event, FinishReason, GenerateRequest, Timings, Usage};
 
-use crate::Result;
 use crate::batch::{Batch, Drawn, Pending};
 use crate::cache::PrefixCache;
+use crate::constrained::Constrained;
 use crate::found::boundary;
 use crate::sampler::{Row, Sampled, has_penalties, sample};
+use crate::{Error, Result};
 
 /// A request with its state.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Sequence {
     pub request: GenerateRequest,
     /// Prompt, then every token that was sent.
     tokens: Vec<u32>,
+    /// What its answer may go on with, where that is not anything. It stays when the place is left.
+    constrained: Option<Constrained>,
     /// While it has a place in the cache.
     seat: Option<Seat>,
     /// Tokens that were not computed again.
@@ -40,9 +43,10 @@ struct Seat {
 }
 
 impl Sequence {
-    pub fn new(request: GenerateRequest) -> Self {
+    pub fn new(request: GenerateRequest, constrained: Option<Constrained>) -> Self {
         Self {
             tokens: request.prompt.clone(),
+            constrained,
             seat: None,
             n_cached: 0,
             submitted: Instant::now(),
@@ -126,7 +130,24 @@ impl Sequence {
 
     /// Whether a token can be drawn before those before it are on the host.
     pub fn runs_ahead(&self) -> bool {
-        !has_penalties(&self.request.sampling)
+        !has_penalties(&self.request.sampling) && self.constrained.is_none()
+    }
+
+    /// Whether what it may draw is worked out on the host.
+    pub fn is_constrained(&self) -> bool {
+        self.constrained.is_some()
+    }
+
+    /// Works out what it may draw, before it draws.
+    pub fn constrain(&mut self) {
+        if let Some(constrained) = &mut self.constrained {
+            constrained.prepare();
+        }
+    }
+
+    /// Why its answer cannot go on, if that is so.
+    pub fn fault(&self) -> Option<&Error> {
+        self.constrained.as_ref().and_then(Constrained::fault)
     }
 
     /// Whether all tokens are sampled that were asked for.
@@ -146,6 +167,7 @@ impl Sequence {
             tokens: &self.tokens,
             n_drawn: self.n_drawn(),
             top_logprobs: self.request.top_logprobs,
+            allowed: self.constrained.as_ref().map(Constrained::allowed),
         }
     }
 
@@ -168,7 +190,10 @@ impl Sequence {
         let ids = Array::from_slice(&ids, &[1, ids.len() as i32])?;
         let passed = cache.pass(loaded, &ids, &[seq], &counts)?;
         let is_last = to == self.tokens.len();
-        let sampled = is_last.then(|| self.draw(loaded, &passed.hidden)).transpose()?;
+        let sampled = match is_last {
+            true => Some(self.draw(loaded, cache, &passed.hidden)?),
+            false => None,
+        };
         let drawn = sampled.iter().flat_map(Sampled::arrays);
         cache.compute(&[seq], &passed, drawn, to - from)?;
         cache.advance(seq, &self.tokens[from..to], &captures, passed.captured)?;
@@ -228,6 +253,9 @@ impl Sequence {
         let mut drawn = pending.read()?;
         self.prefilled.get_or_insert_with(Instant::now);
         self.tokens.push(drawn.token);
+        if let Some(constrained) = &mut self.constrained {
+            constrained.accept(drawn.token);
+        }
         if self.unread().is_some() {
             self.advance(cache)?;
         }
@@ -240,7 +268,8 @@ impl Sequence {
 
     /// Why it has ended by its last token, if it has.
     pub fn reason_to_end(&self) -> Option<FinishReason> {
-        if self.n_new() > 0 && self.request.stop_tokens.contains(&self.newest()) {
+        let is_over = self.constrained.as_ref().is_some_and(Constrained::is_over);
+        if self.n_new() > 0 && (is_over || self.request.stop_tokens.contains(&self.newest())) {
             Some(FinishReason::Stop)
         } else if self.n_new() >= self.request.max_tokens as usize {
             Some(FinishReason::Length)
@@ -272,8 +301,17 @@ impl Sequence {
     }
 
     /// Samples after the last of these hidden states.
-    fn draw(&self, loaded: &Loaded, hidden: &Array) -> Result<Sampled> {
+    fn draw(
+        &mut self,
+        loaded: &Loaded,
+        cache: &mut PrefixCache,
+        hidden: &Array,
+    ) -> Result<Sampled> {
         let logits = last_logits(loaded, hidden)?.squeeze(&[1])?;
+        if self.is_constrained() {
+            cache.issue([&logits].into_iter())?;
+            self.constrain();
+        }
         sample(&logits, &[self.sampler_row()])
     }
 
@@ -303,9 +341,14 @@ impl Sequence {
     }
 }
 
-/// Sends a token, and the end if it is the last; says whether it was.
+/// Sends a token, and the end if it is the last; says whether it was. Instead of a token that was
+/// drawn against the grammar, the failure is sent.
 pub(crate) fn told_drawn(sequence: &Sequence, drawn: Drawn, emit: &mut dyn FnMut(Event)) -> bool {
     let id = sequence.request.id;
+    if let Some(Error { fault, message, .. }) = sequence.fault() {
+        emit(Event::Failed { id: Some(id), fault: *fault, message: message.clone() });
+        return true;
+    }
     let Drawn { token, logprob, top } = drawn;
     emit(Event::Token { id, token, logprob, top });
     let Some(reason) = sequence.reason_to_end() else { return false };

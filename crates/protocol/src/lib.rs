@@ -6,13 +6,15 @@
 //! [`Command`] (to the runner) or an [`Event`] (from it).
 //!
 //! Invariants:
-//! - Token ids, never text: rendering, tokenizing and parsing stay in `offshoot`.
+//! - Token ids, never text: rendering, tokenizing and parsing stay in `offshoot`. A grammar is not
+//!   text of a conversation and travels as it is.
 //! - Any change of a type in this crate that alters its encoding raises [`VERSION`].
 //! - No input, however broken, panics or allocates more than it has sent (plus a small constant).
 //! - Pure: no file, clock, thread or environment.
 
 mod cache;
 mod frame;
+mod grammar;
 mod hello;
 mod message;
 mod quantize;
@@ -23,6 +25,7 @@ pub use cache::{
     Boundary, BoundaryKind, CacheMatch, CacheSettings, CacheTier, DiskSettings, MissCause,
 };
 pub use frame::{FrameError, MAX_FRAME_BYTES, read_frame, write_frame};
+pub use grammar::{Grammar, MAX_GRAMMAR_BYTES, MAX_TAG_LENGTH, Reasoning, Rule, Tag};
 pub use hello::{Hello, HelloError, VERSION, exchange};
 pub use message::{
     BenchResult, Command, DeviceInfo, Event, Fault, FinishReason, LogitsRows, ModelInfo, Timings,

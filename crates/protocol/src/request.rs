@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Boundary, CacheSettings};
+use crate::grammar::Grammar;
 use crate::message::ModelInfo;
 use crate::sampling::{InvalidField, Sampling};
 
@@ -77,6 +78,8 @@ pub struct GenerateRequest {
     pub namespace: u64,
     /// Seams of the prompt, in any order, each at a length from 1 to the prompt's.
     pub boundaries: Vec<Boundary>,
+    /// What the answer must look like; `None`: anything.
+    pub grammar: Option<Grammar>,
 }
 
 /// Compute the logits of every position of a text.
@@ -122,6 +125,7 @@ impl GenerateRequest {
             let reason = format!("has a seam at {}, but the prompt has {n} tokens", seam.at);
             return Err(InvalidField::new("boundaries", reason));
         }
+        self.grammar.as_ref().map_or(Ok(()), Grammar::validate)?;
         self.sampling.validate()
     }
 
@@ -131,6 +135,7 @@ impl GenerateRequest {
         known_tokens("prompt", self.prompt.iter(), model)?;
         known_tokens("stop_tokens", self.stop_tokens.iter(), model)?;
         known_tokens("logit_bias", self.sampling.logit_bias.iter().map(|(id, _)| id), model)?;
+        self.grammar.as_ref().map_or(Ok(()), |grammar| grammar.fits(model))?;
         within_context("prompt", self.prompt.len() as u64, 1, model)
     }
 }
@@ -171,7 +176,7 @@ fn at_least_one(field: &'static str, n: usize, unit: &str) -> Result<(), Invalid
     Ok(())
 }
 
-fn known_tokens<'a>(
+pub(crate) fn known_tokens<'a>(
     field: &'static str,
     mut tokens: impl Iterator<Item = &'a u32>,
     model: &ModelInfo,
@@ -213,6 +218,7 @@ fn within_context(
 mod tests {
     use super::*;
     use crate::cache::BoundaryKind;
+    use crate::grammar::{MAX_GRAMMAR_BYTES, Reasoning, Rule, Tag};
 
     fn model() -> ModelInfo {
         ModelInfo { vocab_size: 100, context_tokens: 8, ..ModelInfo::default() }
@@ -228,6 +234,7 @@ mod tests {
             top_logprobs: None,
             namespace: 0,
             boundaries: vec![],
+            grammar: None,
         }
     }
 
@@ -251,6 +258,19 @@ mod tests {
         check("stop_tokens", &|r| r.stop_tokens = vec![100]);
         check("logit_bias", &|r| r.sampling.logit_bias = vec![(100, 0.5)]);
         check("temperature", &|r| r.sampling.temperature = -1.0);
+        let long = || "a".repeat(MAX_GRAMMAR_BYTES + 1);
+        let ruled = |rule| Some(Grammar { rule, reasoning: None });
+        check("json_schema", &|r| r.grammar = ruled(Rule::JsonSchema(long())));
+        check("regex", &|r| r.grammar = ruled(Rule::Regex(long())));
+        check("lark", &|r| r.grammar = ruled(Rule::Lark(long())));
+        let after = |opens, closes| {
+            let reasoning = Some(Reasoning { opens, closes });
+            Some(Grammar { rule: Rule::Regex("a".to_owned()), reasoning })
+        };
+        check("reasoning", &|r| r.grammar = after(None, Tag::Text(String::new())));
+        check("reasoning", &|r| r.grammar = after(None, Tag::Tokens(vec![100])));
+        let long_tag = || Some(Tag::Tokens(vec![1; 65]));
+        check("reasoning", &|r| r.grammar = after(long_tag(), Tag::Tokens(vec![1])));
     }
 
     #[test]

@@ -117,6 +117,7 @@ fn generate(id: u64, prompt: &[u32]) -> Command {
         top_logprobs: None,
         namespace: 0,
         boundaries: vec![],
+        grammar: None,
     })
 }
 

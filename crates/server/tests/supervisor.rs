@@ -55,6 +55,7 @@ fn generate(id: u64) -> Command {
         top_logprobs: None,
         namespace: 0,
         boundaries: vec![],
+        grammar: None,
     })
 }
 

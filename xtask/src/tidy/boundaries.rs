@@ -6,7 +6,7 @@ use super::tree::Tree;
 use crate::cargo;
 
 /// No MLX, async run time, file, network, thread, clock or environment.
-const PURE: &[&str] = &["protocol", "text", "kvcache", "scheduler"];
+const PURE: &[&str] = &["protocol", "text", "grammar", "kvcache", "scheduler"];
 
 /// What the sources of pure crates do not use, outside tests.
 const WORLD: &[&str] =
@@ -19,6 +19,7 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
     ("hub", "mlx-sys", "models are listed and checked without MLX"),
     ("kvstore", "mlx-sys", "the command line looks into the cache's files without MLX"),
     ("kvstore", "tokio", "its callers bring the threads"),
+    ("grammar", "tokenizers", "it reads what tokens spell, and never cuts text into them"),
     ("protocol", "tokenizers", "the protocol carries token ids, never text"),
     ("scheduler", "kvcache", "the scheduler asks its owner, and knows no cache"),
     ("models", "kvcache", "models know nothing of the cache"),

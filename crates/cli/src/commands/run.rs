@@ -235,6 +235,7 @@ pub fn answer(
         top_logprobs: None,
         namespace: 0,
         boundaries: prompt.boundaries,
+        grammar: None,
         prompt: prompt.tokens,
     };
     request.validate()?;

@@ -63,6 +63,7 @@ pub fn request(id: u64, prompt: &[u32], max_tokens: u32) -> GenerateRequest {
         top_logprobs: None,
         namespace: 0,
         boundaries: vec![],
+        grammar: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod batches;
 mod cache;
 #[path = "../common/mod.rs"]
 mod common;
+mod grammars;
 mod quantize;
 mod requests;
 mod sampler;

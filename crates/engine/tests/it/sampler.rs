@@ -18,7 +18,7 @@ fn random(seed: u64) -> Sampling {
 }
 
 fn row<'a>(sampling: &'a Sampling, tokens: &'a [u32], n_drawn: u64) -> Row<'a> {
-    Row { sampling, tokens, n_drawn, top_logprobs: None }
+    Row { sampling, tokens, n_drawn, top_logprobs: None, allowed: None }
 }
 
 /// One token per row.
@@ -218,5 +218,30 @@ fn logprobs_are_those_of_the_unmodified_distribution() {
         for (t, v) in ids.iter().zip(&values) {
             assert!((f64::from(*v) - wanted[*t as usize].ln()).abs() < 1e-5);
         }
+    }
+}
+
+#[test]
+fn what_is_not_allowed_is_never_drawn_and_other_rows_draw_as_without() {
+    let settings = |seed| Sampling {
+        temperature: [1.3, 0.0][seed as usize % 2],
+        top_k: [0, 4, 0][seed as usize % 3],
+        top_p: [1.0, 0.8, 0.9][seed as usize % 3],
+        logit_bias: vec![(3, 4.0)],
+        ..random(seed)
+    };
+    for seed in 0..40 {
+        let (own, other) = (settings(seed), settings(seed + 1));
+        let allowed = (0..VOCAB).map(|t| t % 9 == seed as usize % 9).collect::<Vec<_>>();
+        let within = Row { allowed: Some(&allowed), ..row(&own, &[], seed) };
+        let rows = [(logits(1), within), (logits(2), row(&other, &[], 5))];
+        let drawn = draw(&rows);
+        assert!(allowed[drawn[0] as usize], "{seed}: {drawn:?}");
+        assert_eq!(drawn[1], draw(&rows[1..])[0]);
+        // What is left is drawn as it would be from scores without the rest.
+        let mut left = logits(1);
+        let refused = |t: &(usize, &mut f32)| !allowed[t.0];
+        left.iter_mut().enumerate().filter(refused).for_each(|(_, x)| *x = f32::NEG_INFINITY);
+        assert_eq!(drawn[0], draw(&[(left, row(&own, &[], seed))])[0]);
     }
 }

@@ -380,6 +380,7 @@ impl Generator {
                     top_logprobs: request.top_logprobs,
                     namespace: request.namespace,
                     boundaries: prompt.0.boundaries.clone(),
+                    grammar: None,
                 };
                 generate.validate()?;
                 let job = drive::Job {

@@ -14,6 +14,7 @@
 mod call;
 mod format;
 mod gemma;
+mod grammar;
 mod harmony;
 mod json_call;
 mod json_scanner;
@@ -27,6 +28,7 @@ mod tagged;
 mod tags;
 
 pub use format::AnswerFormat;
+pub use grammar::MustCall;
 pub use parser::AnswerParser;
 pub use stream::AnswerStream;
 pub use syntax::{ArgumentSyntax, CallSyntax};

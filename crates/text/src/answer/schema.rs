@@ -69,6 +69,13 @@ pub(super) fn string(text: &str) -> String {
     Json::from(text).to_string()
 }
 
+/// Whether a value may be a string, by a schema that may refer to others in `root`.
+pub(super) fn may_be_string(schema: &Json, root: &Json) -> bool {
+    let mut types = Vec::new();
+    types_of(schema, root, &mut MAX_SCHEMAS.clone(), &mut types);
+    types.is_empty() || types.contains(&"string")
+}
+
 fn type_of(value: &Json) -> &'static str {
     match value {
         Json::Null => "null",

@@ -2,6 +2,7 @@
 
 mod calls;
 mod formats;
+mod grammars;
 mod hostile;
 mod reasoning;
 
@@ -66,6 +67,11 @@ pub fn tokenizer() -> Tokenizer {
 
 /// A byte-level tokenizer with these added tokens.
 pub fn with_tokens(special: &[&str], added: &[&str]) -> Tokenizer {
+    let json = tokenizer_json(special, added);
+    Tokenizer::new(json.to_string().as_bytes(), None, None).unwrap()
+}
+
+fn tokenizer_json(special: &[&str], added: &[&str]) -> Json {
     let bytes = include_bytes!("../../goldens/byte_level.json");
     let mut json: Json = serde_json::from_slice(bytes).unwrap();
     let tokens = json["added_tokens"].as_array_mut().unwrap();
@@ -78,7 +84,7 @@ pub fn with_tokens(special: &[&str], added: &[&str]) -> Tokenizer {
             "single_word": false, "lstrip": false, "rstrip": false,
         }));
     }
-    Tokenizer::new(json.to_string().as_bytes(), None, None).unwrap()
+    json
 }
 
 pub fn format_of(template: &str) -> AnswerFormat {

@@ -1,0 +1,280 @@
+//! Calls of tools as a grammar: what makes a model that must call a tool write a call that parses,
+//! with arguments by the tool's schema. The text is llguidance's dialect of Lark.
+
+use super::schema::may_be_string;
+use super::{ArgumentSyntax, CallSyntax};
+use crate::{Error, Json, Result};
+
+/// Which tools an answer has to call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MustCall<'a> {
+    /// Any of them, as often as the syntax lets it.
+    Any,
+    /// This one, once.
+    Named(&'a str),
+}
+
+/// Blanks between two parts of a JSON text: enough to indent, and no way to go on forever.
+const JSON_BLANKS: &str = r"[ \t\r\n]{1,64}";
+/// Where schemas keep what they refer to.
+const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
+
+impl CallSyntax {
+    /// A Lark grammar of answers that call `tools` (OpenAI's form, or bare `{name, parameters}`).
+    /// `special` are those literals of the syntax that are special tokens, with their ids: in the
+    /// grammar they are tokens, not text.
+    ///
+    /// # Errors
+    /// There is no such tool, or one is not of the form.
+    pub fn grammar(
+        &self,
+        tools: &[Json],
+        must: MustCall<'_>,
+        special: &[(&str, u32)],
+    ) -> Result<String> {
+        let mut rules = Rules { special, text: String::new(), n: 0, referred: Vec::new() };
+        let mut calls = Vec::new();
+        for tool in tools {
+            let (name, parameters) = form(tool)?;
+            if !parameters.is_object() {
+                let reason = format!("the parameters of tool '{name}' are no object");
+                return Err(Error::Request(reason));
+            }
+            if matches!(must, MustCall::Named(wanted) if wanted != name) {
+                continue;
+            }
+            rules.referred.clear();
+            let before = rules.literal(&format!("{}{name}{}", self.before_name, self.after_name));
+            let arguments = self.arguments(&mut rules, parameters);
+            let after = rules.literal(self.after_arguments);
+            calls.push(rules.add(&format!("{before} {arguments} {after}")));
+        }
+        if calls.is_empty() {
+            return Err(Error::Request(match must {
+                MustCall::Any => "there are no tools that must be called".to_owned(),
+                MustCall::Named(name) => format!("tool_choice names '{name}', which is no tool"),
+            }));
+        }
+        let call = rules.add(&calls.join(" | "));
+        let more = match (must, self.between) {
+            (MustCall::Any, Some(between)) => format!("({} {call})*", rules.literal(between)),
+            _ => String::new(),
+        };
+        let (first, last) = (rules.literal(self.before_all), rules.literal(self.after_all));
+        Ok(format!("start: {first} {call} {more} {last}\n{}", rules.text))
+    }
+
+    /// Strings that stand without quotes obey `enum`, and nothing else of their schemas.
+    fn arguments(&self, rules: &mut Rules<'_>, schema: &Json) -> String {
+        match self.arguments {
+            ArgumentSyntax::Json => {
+                let mut object = schema.clone();
+                object["type"] = "object".into();
+                rules.json(&object, schema)
+            }
+            ArgumentSyntax::Tagged { before_key, after_key, after_value } => {
+                let list = properties(schema).map(|(key, value, is_required)| {
+                    let before = rules.literal(&format!("{before_key}{key}{after_key}"));
+                    let value = match may_be_string(value, schema) {
+                        true => rules.text_until(value, after_value),
+                        false => {
+                            let value = rules.json(value, schema);
+                            format!("{value} {}", rules.literal(after_value))
+                        }
+                    };
+                    let rule = rules.add(&format!("{before} {value}"));
+                    if is_required { rule } else { format!("{rule}?") }
+                });
+                let list = list.collect::<Vec<_>>().join(" ");
+                rules.add(if list.is_empty() { "\"\"" } else { &list })
+            }
+            ArgumentSyntax::Gemma { quote } => rules.bare_object(schema, schema, quote),
+        }
+    }
+}
+
+/// Name and parameters; a tool without parameters takes an empty object.
+fn form(tool: &Json) -> Result<(&str, &Json)> {
+    static NONE: std::sync::OnceLock<Json> = std::sync::OnceLock::new();
+    let function = tool.get("function").unwrap_or(tool);
+    let name = function.get("name").and_then(Json::as_str);
+    let name = name.ok_or_else(|| Error::Request("a tool has no name".to_owned()))?;
+    let parameters = function.get("parameters").or_else(|| function.get("input_schema"));
+    let parameters = parameters.filter(|parameters| !parameters.is_null());
+    let none = || NONE.get_or_init(|| serde_json::json!({ "additionalProperties": false }));
+    Ok((name, parameters.unwrap_or_else(none)))
+}
+
+/// Name, schema and whether it is required, in the order of the schema.
+fn properties(schema: &Json) -> impl Iterator<Item = (&String, &Json, bool)> {
+    let required = schema.get("required").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+    let all = schema.get("properties").and_then(Json::as_object).into_iter().flatten();
+    all.map(move |(key, value)| (key, value, required.iter().any(|name| name == key)))
+}
+
+/// The strings of an `enum`, or nothing where any will do.
+fn choices(schema: &Json) -> Vec<&str> {
+    let values = schema.get("enum").and_then(Json::as_array).into_iter().flatten();
+    values.filter_map(Json::as_str).collect()
+}
+
+/// Rules as they are written.
+struct Rules<'a> {
+    special: &'a [(&'a str, u32)],
+    text: String,
+    n: usize,
+    /// What `$ref`s point to, and the rules of it. For the tool that is being written.
+    referred: Vec<(String, String)>,
+}
+
+impl Rules<'_> {
+    fn name(&mut self) -> String {
+        self.n += 1;
+        format!("rule_{}", self.n)
+    }
+
+    fn add(&mut self, body: &str) -> String {
+        let name = self.name();
+        self.text.push_str(&format!("{name}: {body}\n"));
+        name
+    }
+
+    /// Text in quotes, and special tokens by their ids.
+    fn literal(&self, text: &str) -> String {
+        let quoted = |text: &str| Json::from(text).to_string();
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() {
+            let found = self.special.iter().filter_map(|s| Some((rest.find(s.0)?, *s)));
+            let Some((at, (literal, id))) =
+                found.min_by_key(|(at, s)| (*at, usize::MAX - s.0.len()))
+            else {
+                break;
+            };
+            if at > 0 {
+                parts.push(quoted(&rest[..at]));
+            }
+            parts.push(format!("<[{id}]>"));
+            rest = &rest[at + literal.len()..];
+        }
+        if !rest.is_empty() {
+            parts.push(quoted(rest));
+        }
+        if parts.is_empty() { "\"\"".to_owned() } else { parts.join(" ") }
+    }
+
+    /// JSON by a schema that may refer to definitions of another.
+    fn json(&mut self, schema: &Json, root: &Json) -> String {
+        let mut schema = schema.as_object().cloned().unwrap_or_default();
+        for name in DEFINITIONS {
+            if let Some(definitions) = root.get(name) {
+                schema.entry(name).or_insert_with(|| definitions.clone());
+            }
+        }
+        let blanks = serde_json::json!({ "whitespace_pattern": JSON_BLANKS });
+        schema.insert("x-guidance".to_owned(), blanks);
+        let schema = Json::Object(schema);
+        self.add(&format!("%json {schema}"))
+    }
+
+    /// A string as it is, to the end of what follows it.
+    fn text_until(&mut self, schema: &Json, end: &str) -> String {
+        let end_literal = self.literal(end);
+        let choices = choices(schema);
+        if !choices.is_empty() {
+            let list = choices.iter().map(|text| self.literal(text)).collect::<Vec<_>>();
+            return self.add(&format!("({}) {end_literal}", list.join(" | ")));
+        }
+        if self.special.iter().any(|(literal, _)| end.starts_with(literal)) {
+            return self.add(&format!("/(?s:.*)/ {end_literal}"));
+        }
+        let name = self.name();
+        self.text.push_str(&format!("{name}[suffix={}]: /(?s:.*)/\n", Json::from(end)));
+        name
+    }
+
+    /// `{key:value,…}` with the keys in the order of the schema; at least the required ones.
+    fn bare_object(&mut self, schema: &Json, root: &Json, quote: &str) -> String {
+        // From the last to the first: what may follow with a comma, and what may stand first.
+        let (mut later, mut first) = (String::new(), Vec::new());
+        let list = properties(schema).collect::<Vec<_>>();
+        let mut is_over = true;
+        for (key, value, is_required) in list.into_iter().rev() {
+            let value = self.bare_value(value, root, quote);
+            let key = self.literal(&format!("{key}:"));
+            let pair = self.add(&format!("{key} {value}"));
+            let with_rest = self.add(&format!("{pair} {later}"));
+            if is_required {
+                first.clear();
+                (later, is_over) = (format!("(\",\" {with_rest})"), false);
+            } else {
+                let skipped = if later.is_empty() { "\"\"" } else { &later };
+                later = format!("({} | {skipped})", format_args!("\",\" {with_rest}"));
+            }
+            later = self.add(&later);
+            first.push(with_rest);
+        }
+        if is_over {
+            first.push("\"\"".to_owned());
+        }
+        self.add(&format!("\"{{\" ({}) \"}}\"", first.join(" | ")))
+    }
+
+    fn bare_value(&mut self, schema: &Json, root: &Json, quote: &str) -> String {
+        if let Some(reference) = schema.get("$ref").and_then(Json::as_str) {
+            return self.referred(reference, root, quote);
+        }
+        if let Some(Json::Array(options)) = schema.get("anyOf").or_else(|| schema.get("oneOf"))
+            && !options.is_empty()
+        {
+            let list = options.iter().map(|option| self.bare_value(option, root, quote));
+            let list = list.collect::<Vec<_>>();
+            return self.add(&list.join(" | "));
+        }
+        if schema.get("properties").is_some() {
+            return self.bare_object(schema, root, quote);
+        }
+        if let Some(items) = schema.get("items").filter(|items| items.is_object()) {
+            let item = self.bare_value(items, root, quote);
+            return self.add(&format!("\"[\" ({item} (\",\" {item})*)? \"]\""));
+        }
+        if let Some(kind @ ("object" | "array")) = schema.get("type").and_then(Json::as_str) {
+            return self.anything_bare(kind, quote);
+        }
+        if may_be_string(schema, root) {
+            let (open, text) = (self.literal(quote), self.text_until(schema, quote));
+            return self.add(&format!("{open} {text}"));
+        }
+        self.json(schema, root)
+    }
+
+    /// What a `$ref` points to, which may point back.
+    fn referred(&mut self, reference: &str, root: &Json, quote: &str) -> String {
+        if let Some((_, name)) = self.referred.iter().find(|(known, _)| known == reference) {
+            return name.clone();
+        }
+        let name = self.name();
+        self.referred.push((reference.to_owned(), name.clone()));
+        let target = reference.strip_prefix('#').and_then(|path| root.pointer(path));
+        // Where it points to nothing, the runner says so.
+        let value = match target {
+            Some(target) => self.bare_value(target, root, quote),
+            None => self.json(&serde_json::json!({ "$ref": reference }), root),
+        };
+        self.text.push_str(&format!("{name}: {value}\n"));
+        name
+    }
+
+    /// An object or array with anything in it.
+    fn anything_bare(&mut self, kind: &str, quote: &str) -> String {
+        let [any, object, array] = [(); 3].map(|()| self.name());
+        let (open, text) = (self.literal(quote), self.text_until(&Json::Null, quote));
+        self.text.push_str(&format!(
+            "{any}: {object} | {array} | {open} {text} | /-?(0|[1-9][0-9]*)(\\.[0-9]+)?/ | \
+             \"true\" | \"false\" | \"null\"\n\
+             {object}: \"{{\" (/[a-zA-Z_][a-zA-Z0-9_]*/ \":\" {any} \
+             (\",\" /[a-zA-Z_][a-zA-Z0-9_]*/ \":\" {any})*)? \"}}\"\n\
+             {array}: \"[\" ({any} (\",\" {any})*)? \"]\"\n"
+        ));
+        if kind == "object" { object } else { array }
+    }
+}
