@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 const MAX_DEPTH: usize = 64;
 /// Bytes of a regular expression, and of a Lark grammar.
 const MAX_REGEX_BYTES: usize = 16 << 10;
-const MAX_LARK_BYTES: usize = 64 << 10;
+const MAX_LARK_BYTES: usize = 256 << 10;
 /// Values in the JSON of a schema, and properties of one object in it: compiling takes time that
 /// grows with the square of properties, 0.2 s for the most.
 const MAX_SCHEMA_VALUES: usize = 4_000;
@@ -84,9 +84,22 @@ fn parse(rule: &Rule) -> Result<TopLevelGrammar, String> {
         Rule::Lark(text) => {
             check_length(text, MAX_LARK_BYTES)?;
             check_depth(lark_without_literals(text))?;
+            check_schemas_in_lark(text)?;
             Ok(TopLevelGrammar::from_lark(text.clone()))
         }
     }
+}
+
+/// The schemas of all `%json {...}`. One that is no JSON is refused by whoever parses the grammar.
+fn check_schemas_in_lark(text: &str) -> Result<(), String> {
+    let mut n_values = 0;
+    for (at, keyword) in text.match_indices("%json") {
+        let schema = serde_json::Deserializer::from_str(&text[at + keyword.len()..]);
+        if let Some(Ok(Value::Object(schema))) = schema.into_iter().next() {
+            check_map(&schema, 1, &mut n_values)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_length(text: &str, max_bytes: usize) -> Result<(), String> {

@@ -238,6 +238,17 @@ impl Prompter {
         self.format.calls()
     }
 
+    /// The markup of the model's answers.
+    pub fn format(&self) -> &AnswerFormat {
+        &self.format
+    }
+
+    /// That of it which is special tokens, with their ids.
+    pub fn special_markup(&self) -> Vec<(&'static str, u32)> {
+        let literals = self.format.special_markup().iter();
+        literals.filter_map(|text| Some((*text, self.tokenizer.token_to_id(text)?))).collect()
+    }
+
     /// What makes parts of the tokens of one answer. `tools` are those that may be called.
     pub fn parser(&self, prompt_tail: &str, tools: &[Json]) -> Result<AnswerStream<'_>> {
         Ok(AnswerStream::new(&self.tokenizer, &self.format, tools, prompt_tail)?)

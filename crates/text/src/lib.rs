@@ -18,7 +18,7 @@ mod template;
 mod tokenizer;
 
 pub use answer::{
-    AnswerFormat, AnswerParser, AnswerStream, ArgumentSyntax, Call, CallSyntax, MustCall, Part,
+    AnswerFormat, AnswerParser, AnswerStream, ArgumentSyntax, Call, CallSyntax, Part, Said, Wanted,
 };
 pub use chat::{ChatTemplate, KWARGS, MAX_OUTPUT_BYTES, MAX_TEMPLATE_BYTES, TEMPLATE_FUEL};
 pub use detokenizer::Detokenizer;

@@ -39,8 +39,10 @@ fn what_cannot_be_used_is_refused_with_field_and_reason() {
 #[test]
 fn nothing_is_fetched() {
     let check = |text: &str| {
-        let text = refusal(schema(text));
-        assert!(text.contains("nothing is fetched"), "{text}");
+        for rule in [schema(text), lark(&format!("start: \"a\" %json {text}\n"))] {
+            let text = refusal(rule);
+            assert!(text.contains("nothing is fetched"), "{text}");
+        }
     };
     check(r#"{"$ref": "http://localhost:1/schema.json"}"#);
     check(r#"{"items": {"anyOf": [{"$ref": "file:///etc/passwd"}]}}"#);
@@ -65,8 +67,12 @@ fn hostile() -> Vec<(&'static str, Rule)> {
     let wide = properties(7, &|_| properties(500, &any));
     let doubling = |i: usize| format!("r{i}: r{} r{}\n", i + 1, i + 1);
     let doubled = (0..60).map(doubling).collect::<String>() + "r60: \"a\"\nstart: r0\n";
-    let chain = (0..9_000).map(|i| format!("r{i}: r{}\n", i + 1)).collect::<String>();
+    let chain = (0..18_000).map(|i| format!("r{i}: r{}\n", i + 1)).collect::<String>();
+    let tools = (0..30).map(|_| format!("\"a\" %json {}", properties(120, &any)));
+    let tools = tools.collect::<Vec<_>>().join(" | ");
     vec![
+        ("many tools", lark(&format!("start: {tools}\n"))),
+        ("wide in Lark", lark(&format!("start: %json {}\n", properties(3_000, &any)))),
         ("deep schema", schema(&nested(r#"{"items":"#, 100, "{}", "}"))),
         ("deep JSON", schema(&nested(r#"{"items":"#, 50_000, "{}", "}"))),
         ("deep allOf", schema(&nested(r#"{"allOf":["#, 31, "{}", "]}"))),
@@ -101,7 +107,7 @@ fn hostile() -> Vec<(&'static str, Rule)> {
         ("states", regex("(?s:.*)a(?s:.{400})b(?s:.*)")),
         ("deep Lark", lark(&format!("start: {}", nested("(", 50_000, "\"a\"", ")")))),
         ("doubled", lark(&doubled)),
-        ("chain", lark(&format!("start: r0\n{chain}r9000: \"a\"\n"))),
+        ("chain", lark(&format!("start: r0\n{chain}r18000: \"a\"\n"))),
         ("left and right", lark("start: start start | \"a\" | start? start \"a\"*")),
         ("nothing", lark("start: start")),
         ("repeats", lark("start: ((\"a\"{0,1000}){0,1000}){0,1000}")),

@@ -1,11 +1,12 @@
 //! From the fields of a request to what a template makes a prompt of.
 
-use serde_json::json;
-use text::{JsonMap, Role};
+use serde_json::{Value, json};
+use text::{JsonMap, Role, Said};
 
 use super::blocks::Turns;
 use super::tools::tools;
 use crate::failure::Failure;
+use crate::generation::{Form, SaidForm, Tools};
 use crate::http::fields::Fields;
 use crate::prompter::Conversation;
 
@@ -13,10 +14,13 @@ use crate::prompter::Conversation;
 const MIN_BUDGET_TOKENS: u32 = 1024;
 
 /// The fields that messages and the counting of their tokens share.
-pub fn conversation(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Conversation, Failure> {
+pub fn conversation(
+    fields: &mut Fields,
+    max_tokens: Option<u32>,
+) -> Result<(Conversation, Form), Failure> {
     let mut turns = Turns::default();
     turns.system(fields)?;
-    let tools = tools(fields, &mut turns)?;
+    let Tools { list: tools, calls, has_one_call } = tools(fields, &mut turns)?;
     let messages = fields.objects("messages")?;
     if messages.is_empty() {
         return Err(fields.invalid("messages", "must be a list of at least one message"));
@@ -33,10 +37,11 @@ pub fn conversation(fields: &mut Fields, max_tokens: Option<u32>) -> Result<Conv
     }
     let mut kwargs = JsonMap::new();
     thinking(fields, max_tokens, &mut kwargs)?;
-    output(fields, &mut kwargs)?;
+    let said = output(fields, &mut kwargs)?;
     context_management(fields)?;
     fields.only("speed", &[json!("standard")])?;
-    Ok(Conversation { messages, tools, kwargs, marks, ..Conversation::default() })
+    let conversation = Conversation { messages, tools, kwargs, marks, ..Conversation::default() };
+    Ok((conversation, Form { said, calls, has_one_call }))
 }
 
 /// Without the field a model does not think, as the API has it.
@@ -65,15 +70,34 @@ fn thinking(
     thinking.end()
 }
 
-fn output(fields: &mut Fields, kwargs: &mut JsonMap) -> Result<(), Failure> {
-    let forced = "the form of answers cannot be forced yet";
-    fields.refuse("output_format", forced)?;
-    let Some(mut config) = fields.object("output_config")? else { return Ok(()) };
+/// What an answer has to look like; its older place is the request itself.
+fn output(fields: &mut Fields, kwargs: &mut JsonMap) -> Result<Option<SaidForm>, Failure> {
+    let older = fields.object("output_format")?.map(format).transpose()?;
+    let Some(mut config) = fields.object("output_config")? else { return Ok(older) };
     if let Some(effort) = config.word("effort", &["low", "medium", "high", "xhigh", "max"])? {
         kwargs.insert("reasoning_effort".into(), effort.into());
     }
-    config.refuse("format", forced)?;
-    config.end()
+    let newer = config.object("format")?.map(format).transpose()?;
+    config.end()?;
+    if older.is_some() && newer.is_some() {
+        let reason = "and output_config.format are the same: send one of them";
+        return Err(fields.invalid("output_format", reason));
+    }
+    Ok(newer.or(older))
+}
+
+fn format(mut format: Fields) -> Result<SaidForm, Failure> {
+    if format.required_string("type")? != "json_schema" {
+        return Err(format.invalid("type", "must be json_schema"));
+    }
+    let field = format.path("schema");
+    let form = match format.take("schema") {
+        Some(schema @ Value::Object(_)) => SaidForm { said: Said::Json(schema), field },
+        Some(_) => return Err(format.invalid("schema", "must be an object")),
+        None => return Err(format.invalid("schema", "is missing")),
+    };
+    format.end()?;
+    Ok(form)
 }
 
 /// Claude Code asks that thoughts be kept, which is what happens; nothing can be cleared.
@@ -93,7 +117,6 @@ mod tests {
 
     use hub::ModelFolder;
     use protocol::BoundaryKind;
-    use serde_json::Value;
     use text::{Content, Message};
 
     use super::*;
@@ -101,7 +124,7 @@ mod tests {
 
     fn read(body: Value) -> Conversation {
         let mut fields = Fields::of("", body).unwrap();
-        let conversation = conversation(&mut fields, None).unwrap();
+        let (conversation, _) = conversation(&mut fields, None).unwrap();
         fields.end().unwrap();
         conversation
     }

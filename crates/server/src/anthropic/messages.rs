@@ -61,7 +61,7 @@ pub async fn count_tokens(
 ) -> Result<Json<Value>, Failure> {
     check_version(&headers)?;
     let model = model(&mut fields, &app)?;
-    let mut conversation = conversation(&mut fields, None)?;
+    let (mut conversation, _) = conversation(&mut fields, None)?;
     fields.end()?;
     conversation.marks.clear();
     let permit = caller.permit()?;
@@ -92,8 +92,9 @@ fn request(fields: &mut Fields, app: &App, caller: &Caller) -> Result<Request, F
     let model = model(fields, app)?;
     let max_tokens = fields.u32("max_tokens", 1)?;
     let max_tokens = max_tokens.ok_or_else(|| fields.invalid("max_tokens", "is missing"))?;
-    let conversation = conversation(fields, Some(max_tokens))?;
+    let (conversation, form) = conversation(fields, Some(max_tokens))?;
     let mut request = Request::new(model, Input::Chat(Box::new(conversation)));
+    request.form = form;
     request.max_tokens = Some(max_tokens);
     request.stops = fields.strings("stop_sequences")?;
     request.choices = choices(fields)?;

@@ -5,29 +5,31 @@ use text::Json;
 
 use super::blocks::Turns;
 use crate::failure::Failure;
+use crate::generation::{Calls, Tools};
 use crate::http::fields::Fields;
 use crate::openai::{TOOL_NAMES, is_tool_name};
 
-/// The tools that the model is told of; none with `tool_choice` "none".
-pub fn tools(fields: &mut Fields, turns: &mut Turns) -> Result<Vec<Json>, Failure> {
+/// The tools that the model is told of, and how it may call them; none with `tool_choice` "none".
+pub fn tools(fields: &mut Fields, turns: &mut Turns) -> Result<Tools, Failure> {
     let objects = fields.objects("tools")?;
-    let mut tools = Vec::with_capacity(objects.len());
-    for object in objects {
-        tools.push(tool(object, turns)?);
-    }
+    let tools = objects.into_iter().map(|object| tool(object, turns));
+    let mut tools = Tools::of(tools.collect::<Result<Vec<_>, _>>()?);
     let Some(mut choice) = fields.object("tool_choice")? else { return Ok(tools) };
     let kind = choice.required_string("type")?;
-    if choice.bool("disable_parallel_tool_use")? == Some(true) && kind != "none" {
-        let reason = "cannot be true: the number of calls cannot be bounded yet";
-        return Err(choice.invalid("disable_parallel_tool_use", reason));
-    }
+    tools.has_one_call = choice.bool("disable_parallel_tool_use")? == Some(true);
     match kind.as_str() {
         "auto" => {}
-        "none" => tools.clear(),
-        // The one place where a forced call will become a grammar.
-        "any" | "tool" => {
-            let reason = "can only be \"auto\" or \"none\": calls cannot be forced yet";
-            return Err(choice.invalid("type", reason));
+        "none" => tools = Tools::default(),
+        "any" | "tool" if tools.list.is_empty() => {
+            return Err(choice.invalid("type", "needs tools"));
+        }
+        "any" => tools.calls = Calls::Any,
+        "tool" => {
+            let name = choice.required_string("name")?;
+            if !tools.has(&name) {
+                return Err(choice.invalid("name", "is none of tools"));
+            }
+            tools.calls = Calls::Named(name);
         }
         _ => return Err(choice.invalid("type", "must be auto, none, any or tool")),
     }
@@ -35,7 +37,8 @@ pub fn tools(fields: &mut Fields, turns: &mut Turns) -> Result<Vec<Json>, Failur
     Ok(tools)
 }
 
-fn tool(mut fields: Fields, turns: &mut Turns) -> Result<Json, Failure> {
+/// A tool's definition, and whether calls of it are strict.
+fn tool(mut fields: Fields, turns: &mut Turns) -> Result<(Json, bool), Failure> {
     let kind = fields.string("type")?;
     if kind.is_some_and(|kind| kind != "custom") {
         let reason = "must be custom: tools that a server runs are not offered here";
@@ -54,9 +57,7 @@ fn tool(mut fields: Fields, turns: &mut Turns) -> Result<Json, Failure> {
         Some(_) => return Err(fields.invalid("input_schema", "must be an object")),
         None => return Err(fields.invalid("input_schema", "is missing")),
     }
-    if fields.bool("strict")? == Some(true) {
-        return Err(fields.invalid("strict", "cannot be true: arguments are not forced yet"));
-    }
+    let is_strict = fields.bool("strict")? == Some(true);
     fields.only("defer_loading", &[json!(false)])?;
     fields.only("allowed_callers", &[json!(["direct"])])?;
     fields.refuse("input_examples", "describe them in the description")?;
@@ -64,5 +65,5 @@ fn tool(mut fields: Fields, turns: &mut Turns) -> Result<Json, Failure> {
     fields.without_effect("eager_input_streaming");
     turns.mark(&mut fields)?;
     fields.end()?;
-    Ok(json!({"type": "function", "function": function}))
+    Ok((json!({"type": "function", "function": function}), is_strict))
 }

@@ -7,7 +7,7 @@ use protocol::{CacheMatch, Event, Fault, FinishReason, GenerateRequest, Timings,
 use tokio::sync::mpsc;
 
 use super::reader::Reader;
-use super::{Chat, Finished, Generator, Part, Reason};
+use super::{Chat, Finished, Form, Generator, Part, Reason};
 use crate::failure::{Failure, Kind};
 use crate::metrics::Sample;
 use crate::models::{KeepAlive, Lease, Lost, TextSide, Ticket};
@@ -23,6 +23,7 @@ pub(super) struct Job {
     /// Set where reasoning and calls are told from the answer.
     pub chat: Option<Chat>,
     pub stops: Vec<String>,
+    pub form: Arc<Form>,
     pub generate: GenerateRequest,
     pub keep_alive: Option<KeepAlive>,
     pub idx: usize,
@@ -122,20 +123,17 @@ impl Job {
 
     async fn once(&self) -> Result<Finished, Ended> {
         let mut counted = Counted::new(self);
-        let lease = self.lease().await?;
-        let load_ms = match lease.1 {
-            true => self.arrived.elapsed().as_secs_f64() * 1000.0,
-            false => 0.0,
-        };
-        let lease = lease.0;
+        let (lease, load_ms) = self.lease().await?;
         if let Some(keep_alive) = self.keep_alive {
             self.generator.models.keep(&lease, keep_alive);
         }
-        self.generate.fits(lease.info()).map_err(Failure::from)?;
+        let fits = self.generate.fits(lease.info());
+        fits.map_err(|invalid| self.form.named(invalid.into()))?;
         let mut ticket =
             lease.submit(self.generate.clone()).map_err(|lost| Ended::Retry(lost.into()))?;
         let mut progress = Progress { load_ms, ..Progress::default() };
-        let mut reader = Reader::new(&self.text.prompter, self.chat.as_ref(), &self.stops)?;
+        let prompter = &self.text.prompter;
+        let mut reader = Reader::new(prompter, self.chat.as_ref(), &self.stops, &self.form)?;
         loop {
             let event = match ticket.next().await {
                 Ok(event) => event,
@@ -164,16 +162,15 @@ impl Job {
                         progress.reasoning_tokens += 1;
                     }
                     self.send(parts).await?;
-                    if let Some(idx) = reader.stopped() {
+                    if let Some(reason) = reader.ended() {
                         let (usage, timings) = self.stop(&mut ticket, &progress).await;
-                        let reason = Reason::StopString(idx);
                         return Ok(self.finished(&lease, reason, usage, timings, progress));
                     }
                 }
                 Event::Finished { reason, usage, timings, .. } => {
                     self.send(reader.finish()).await?;
-                    let reason = match (reader.stopped(), reason) {
-                        (Some(idx), _) => Reason::StopString(idx),
+                    let reason = match (reader.ended(), reason) {
+                        (Some(reason), _) => reason,
                         (None, FinishReason::Stop) if reader.has_called() => Reason::Calls,
                         (None, FinishReason::Stop) => Reason::Stop,
                         (None, FinishReason::Length) => Reason::Length,
@@ -183,14 +180,16 @@ impl Job {
                     };
                     return Ok(self.finished(&lease, reason, usage, timings, progress));
                 }
-                Event::Failed { fault, message, .. } => return Err(of_fault(fault, message).into()),
+                Event::Failed { fault, message, .. } => {
+                    return Err(self.form.named(of_fault(fault, message)).into());
+                }
                 _ => {}
             }
         }
     }
 
-    /// The model, and whether it had to be loaded.
-    async fn lease(&self) -> Result<(Lease, bool), Ended> {
+    /// The model, and how long it had to be loaded, in milliseconds.
+    async fn lease(&self) -> Result<(Lease, f64), Ended> {
         let mut was_loaded = false;
         let mut progress = |done_bytes, total_bytes| {
             was_loaded = true;
@@ -198,7 +197,8 @@ impl Job {
         };
         let lease = self.generator.models.lease(&self.model, &mut progress).await;
         let lease = lease.map_err(Failure::from)?;
-        Ok((lease, was_loaded))
+        let load_ms = self.arrived.elapsed().as_secs_f64() * 1000.0;
+        Ok((lease, if was_loaded { load_ms } else { 0.0 }))
     }
 
     /// What need not arrive.

@@ -7,6 +7,7 @@
 //! - A request whose runner dies before its first token is sent once more; after it never.
 
 mod drive;
+mod form;
 mod reader;
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use protocol::{CacheMatch, GenerateRequest, MAX_TOP_LOGPROBS, RequestId, Timings
 use text::Json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+pub use self::form::{Calls, Form, SaidForm, Tools};
 use crate::failure::{Failure, Kind};
 use crate::metrics::Metrics;
 use crate::models::{KeepAlive, Models, TextSide};
@@ -70,6 +72,8 @@ pub struct Request {
     pub max_tokens: Option<u32>,
     /// An answer ends before the first of these.
     pub stops: Vec<String>,
+    /// What an answer has to look like.
+    pub form: Form,
     /// How tokens are chosen.
     pub choices: Choices,
     /// Log probabilities, with so many alternatives.
@@ -91,6 +95,7 @@ impl Request {
             n_answers: 1,
             max_tokens: None,
             stops: Vec::new(),
+            form: Form::default(),
             choices: Choices::default(),
             top_logprobs: None,
             namespace: 0,
@@ -356,7 +361,8 @@ impl Generator {
             return Err(Failure::invalid("tools", reason));
         }
         let Request { inputs, stops, .. } = request;
-        reader::Reader::new(&text.prompter, None, &stops)?;
+        let form = Arc::new(request.form);
+        reader::Reader::new(&text.prompter, None, &stops, &form)?;
         let permit = request.permit.map(Arc::new);
         let prompts = self.render(Arc::clone(&text), inputs, permit.clone()).await?;
         let (sender, parts) = mpsc::channel(MAX_WAITING_PARTS);
@@ -365,6 +371,7 @@ impl Generator {
         let prompt_tokens = first.map_or(0, |prompt| prompt.tokens.len() as u32);
         let marked_tokens = first.map_or(0, Prompt::marked_tokens);
         for (idx, prompt) in prompts.iter().enumerate() {
+            let grammar = form.grammar(&text.prompter, &prompt.0.tail, prompt.1.as_deref())?;
             for nth in 0..request.n_answers {
                 let mut sampling = request.choices.over(&text.sampling);
                 sampling.seed = seed.wrapping_add(nth as u64);
@@ -380,15 +387,16 @@ impl Generator {
                     top_logprobs: request.top_logprobs,
                     namespace: request.namespace,
                     boundaries: prompt.0.boundaries.clone(),
-                    grammar: None,
+                    grammar: grammar.clone(),
                 };
-                generate.validate()?;
+                generate.validate().map_err(|invalid| form.named(invalid.into()))?;
                 let job = drive::Job {
                     generator: self.clone(),
                     model: name.clone(),
                     text: Arc::clone(&text),
                     chat: prompt.1.clone().map(|tools| Chat { tail: prompt.0.tail.clone(), tools }),
                     stops: stops.clone(),
+                    form: Arc::clone(&form),
                     generate,
                     keep_alive: request.keep_alive,
                     idx: idx * request.n_answers + nth,

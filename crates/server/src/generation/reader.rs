@@ -1,12 +1,12 @@
 //! From the ids of one answer to its parts: reasoning, text and calls, with stop strings applied to
-//! the text.
+//! the text, and the number of calls bounded.
 //!
 //! Invariants: text of a stop string and after it never comes out; what is held back for one that
 //! does not come is flushed at the end; log probabilities come with the text that they belong to.
 
 use text::{AnswerStream, StopMatcher};
 
-use super::{Call, Chat, Part, TokenLogprob};
+use super::{Call, Chat, Form, Part, Reason, TokenLogprob};
 use crate::failure::{Failure, Kind};
 use crate::prompter::Prompter;
 
@@ -16,7 +16,9 @@ pub(super) struct Reader<'a> {
     stream: AnswerStream<'a>,
     has_called: bool,
     stops: StopMatcher,
-    stopped: Option<usize>,
+    has_one_call: bool,
+    /// Why nothing more comes of it.
+    ended: Option<Reason>,
     /// Of tokens whose text has not come out.
     logprobs: Vec<TokenLogprob>,
 }
@@ -27,6 +29,7 @@ impl<'a> Reader<'a> {
         prompter: &'a Prompter,
         chat: Option<&Chat>,
         stops: &[String],
+        form: &Form,
     ) -> Result<Self, Failure> {
         let stops = StopMatcher::new(stops).map_err(|e| {
             let failure = Failure::new(Kind::Invalid, e.to_string());
@@ -36,7 +39,15 @@ impl<'a> Reader<'a> {
             Some(chat) => prompter.parser(&chat.tail, &chat.tools)?,
             None => prompter.plain_parser()?,
         };
-        Ok(Self { prompter, stream, has_called: false, stops, stopped: None, logprobs: Vec::new() })
+        Ok(Self {
+            prompter,
+            stream,
+            has_called: false,
+            stops,
+            has_one_call: form.has_one_call,
+            ended: None,
+            logprobs: Vec::new(),
+        })
     }
 
     /// Takes the next token; `logprob` where they were asked for.
@@ -47,7 +58,7 @@ impl<'a> Reader<'a> {
         top: &[(u32, f32)],
         is_stop_token: bool,
     ) -> Vec<Part> {
-        if self.stopped.is_some() || is_stop_token {
+        if self.ended.is_some() || is_stop_token {
             return Vec::new();
         }
         if let Some(logprob) = logprob {
@@ -66,12 +77,12 @@ impl<'a> Reader<'a> {
 
     /// The answer has ended: what was held back.
     pub fn finish(&mut self) -> Vec<Part> {
-        if self.stopped.is_some() {
+        if self.ended.is_some() {
             return Vec::new();
         }
         let said = self.stream.finish();
         let mut parts = self.parts(said);
-        if self.stopped.is_none() {
+        if self.ended.is_none() {
             let text = self.stops.finish();
             let logprobs = std::mem::take(&mut self.logprobs);
             if !text.is_empty() || !logprobs.is_empty() {
@@ -81,9 +92,9 @@ impl<'a> Reader<'a> {
         parts
     }
 
-    /// Which stop string has ended the answer.
-    pub fn stopped(&self) -> Option<usize> {
-        self.stopped
+    /// What has ended the answer, if it was not the model.
+    pub fn ended(&self) -> Option<Reason> {
+        self.ended
     }
 
     /// Whether a tool was called.
@@ -110,8 +121,18 @@ impl<'a> Reader<'a> {
                 text::Part::Call(text::Call { index, id, name, arguments }) => {
                     self.logprobs.clear();
                     self.has_called = true;
-                    parts.push(Part::Call(Call { index, id, name, arguments }));
-                    continue;
+                    let call = Part::Call(Call { index, id, name, arguments });
+                    if !self.has_one_call {
+                        parts.push(call);
+                        continue;
+                    }
+                    let text = self.stops.finish();
+                    if !text.is_empty() {
+                        parts.push(Part::Text { text, logprobs: Vec::new() });
+                    }
+                    parts.push(call);
+                    self.ended = Some(Reason::Calls);
+                    break;
                 }
             };
             let passed = self.stops.push(&text);
@@ -119,8 +140,8 @@ impl<'a> Reader<'a> {
                 let logprobs = std::mem::take(&mut self.logprobs);
                 parts.push(Part::Text { text: passed.text, logprobs });
             }
-            if passed.stopped.is_some() {
-                self.stopped = passed.stopped;
+            if let Some(idx) = passed.stopped {
+                self.ended = Some(Reason::StopString(idx));
                 break;
             }
         }

@@ -11,7 +11,7 @@ use super::answer::{Form, Head};
 use super::generate::{answer, hold};
 use super::options::Shared;
 use crate::failure::Failure;
-use crate::generation::Input;
+use crate::generation::{Input, Tools};
 use crate::http::App;
 use crate::http::body::Body;
 use crate::http::fields::Fields;
@@ -34,7 +34,9 @@ pub async fn chat(
         return Err(fields.invalid("messages", reason));
     }
     let tools = fields.objects("tools")?;
-    let tools = tools.into_iter().map(tool).collect::<Result<Vec<_>, _>>()?;
+    let tools = Tools::of(tools.into_iter().map(tool).collect::<Result<Vec<_>, _>>()?);
+    shared.request.form.calls = tools.calls;
+    let tools = tools.list;
     fields.refuse("template", "the model's own is used")?;
     fields.end()?;
     let head = Head { form: Form::Chat, model: shared.request.model.clone(), arrived };

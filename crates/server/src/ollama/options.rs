@@ -1,11 +1,11 @@
 //! The fields that generate and chat share, `options` among them.
 
 use serde_json::{Value, json};
-use text::JsonMap;
+use text::{JsonMap, Said};
 
 use super::keep_alive::keep_alive;
 use crate::failure::Failure;
-use crate::generation::{Input, Request};
+use crate::generation::{Input, Request, SaidForm};
 use crate::http::App;
 use crate::http::fields::Fields;
 use crate::http::keys::Caller;
@@ -55,11 +55,14 @@ impl Shared {
         match fields.take("format") {
             None => {}
             Some(Value::String(text)) if text.is_empty() => {}
-            // The one place where a form of the answer will become a grammar.
-            Some(_) => {
-                let reason = "cannot be served yet: answers are not forced into a form";
-                return Err(fields.invalid("format", reason));
+            Some(Value::String(text)) if text == "json" => {
+                request.form.said = Some(SaidForm::object("format".into()));
             }
+            Some(schema @ Value::Object(_)) => {
+                let said = Said::Json(schema);
+                request.form.said = Some(SaidForm { said, field: "format".into() });
+            }
+            Some(_) => return Err(fields.invalid("format", "must be \"json\" or a schema")),
         }
         let kwargs = think(fields)?;
         let has_logprobs = fields.bool("logprobs")?.unwrap_or(false);

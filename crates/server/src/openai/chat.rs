@@ -6,15 +6,16 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use text::KWARGS;
 
+use super::form;
 use super::messages::{messages, tools};
 use super::options::{self, Streaming};
 use super::wire;
 use crate::failure::Failure;
-use crate::generation::{Answer, Finished, Input, Part, Request};
+use crate::generation::{Answer, Finished, Form, Input, Part, Request, Tools};
 use crate::http::body::Body;
 use crate::http::fields::Fields;
 use crate::http::keys::Caller;
-use crate::http::stream::{Form, Frames, SETTLE_PATIENCE, Writer, stream};
+use crate::http::stream::{self, Frames, SETTLE_PATIENCE, Writer, stream};
 use crate::http::{App, new_id, now_unix_s};
 use crate::prompter::Conversation;
 
@@ -37,7 +38,7 @@ pub async fn completions(
     };
     if streaming.is_on {
         let writer = Chunks { head, n_answers, finished: Vec::new() };
-        return Ok(stream(answers, writer, Form::Events));
+        return Ok(stream(answers, writer, stream::Form::Events));
     }
     let answers = answers.collect().await?;
     Ok(Json(head.object(&answers)).into_response())
@@ -50,8 +51,9 @@ fn request(
     caller: &Caller,
 ) -> Result<(Request, Streaming), Failure> {
     let model = options::model(fields, app)?;
-    let conversation = conversation(fields)?;
+    let (conversation, form) = conversation(fields)?;
     let mut request = Request::new(model, Input::Chat(Box::new(conversation)));
+    request.form = form;
     let streaming = options::streaming(fields)?;
     // The older name of the same.
     let max_tokens = fields.u32("max_tokens", 1)?;
@@ -67,7 +69,7 @@ fn request(
         return Err(fields.invalid("top_logprobs", "needs logprobs to be true"));
     }
     request.top_logprobs = has_logprobs.then(|| top.unwrap_or(0) as u32);
-    response_format(fields)?;
+    request.form.said = form::response_format(fields)?;
     fields.only("modalities", &[json!(["text"])])?;
     fields.only("verbosity", &[json!("medium")])?;
     fields.refuse("audio", "models here make text")?;
@@ -77,27 +79,13 @@ fn request(
     Ok((request, streaming))
 }
 
-/// What a template makes a prompt of.
-pub fn conversation(fields: &mut Fields) -> Result<Conversation, Failure> {
-    Ok(Conversation {
-        messages: messages(fields)?,
-        tools: tools(fields)?,
-        kwargs: kwargs(fields)?,
-        ..Conversation::default()
-    })
-}
-
-/// The one place where a form of the answer will become a grammar.
-fn response_format(fields: &mut Fields) -> Result<(), Failure> {
-    let Some(mut format) = fields.object("response_format")? else { return Ok(()) };
-    let kind = format.required_string("type")?;
-    match kind.as_str() {
-        "text" => format.end(),
-        "json_object" | "json_schema" => {
-            Err(format.invalid("type", format!("cannot be {kind} yet: answers are not forced")))
-        }
-        _ => Err(format.invalid("type", "must be text")),
-    }
+/// What a template makes a prompt of, and how tools are called.
+pub fn conversation(fields: &mut Fields) -> Result<(Conversation, Form), Failure> {
+    let messages = messages(fields)?;
+    let Tools { list: tools, calls, has_one_call } = tools(fields)?;
+    let kwargs = kwargs(fields)?;
+    let conversation = Conversation { messages, tools, kwargs, ..Conversation::default() };
+    Ok((conversation, Form { said: None, calls, has_one_call }))
 }
 
 /// Variables of the template.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use text::{Content, Json, Message, Role, ToolCall};
 
 use crate::failure::Failure;
+use crate::generation::{Calls, Tools};
 use crate::http::fields::Fields;
 
 /// The conversation.
@@ -99,35 +100,48 @@ fn call(mut fields: Fields) -> Result<ToolCall, Failure> {
     Ok(ToolCall { id, name, arguments })
 }
 
-/// The tools that the model is told of; none with `tool_choice` "none".
-pub fn tools(fields: &mut Fields) -> Result<Vec<Json>, Failure> {
+/// The tools that the model is told of, and how it may call them; none with `tool_choice` "none".
+pub fn tools(fields: &mut Fields) -> Result<Tools, Failure> {
     fields.refuse("functions", "use tools")?;
     fields.refuse("function_call", "use tool_choice")?;
     let objects = fields.objects("tools")?;
-    let mut tools = Vec::with_capacity(objects.len());
-    for object in objects {
-        tools.push(tool(object)?);
-    }
-    let parallel = fields.bool("parallel_tool_calls")?;
-    let choice = fields.take("tool_choice");
-    match choice {
+    let tools = objects.into_iter().map(tool).collect::<Result<Vec<_>, _>>()?;
+    let mut tools = Tools::of(tools);
+    tools.has_one_call = fields.bool("parallel_tool_calls")? == Some(false);
+    match fields.take("tool_choice") {
         None => {}
         Some(Value::String(word)) if word == "auto" => {}
-        Some(Value::String(word)) if word == "none" => return Ok(Vec::new()),
-        Some(_) if tools.is_empty() => {
+        Some(Value::String(word)) if word == "none" => return Ok(Tools::default()),
+        Some(_) if tools.list.is_empty() => {
             return Err(fields.invalid("tool_choice", "needs tools"));
         }
-        // The one place where a forced call will become a grammar.
+        Some(Value::String(word)) if word == "required" => tools.calls = Calls::Any,
+        Some(choice @ Value::Object(_)) => {
+            let choice = Fields::of(fields.path("tool_choice"), choice)?;
+            tools.calls = Calls::Named(named(choice, &tools)?);
+        }
         Some(_) => {
-            let reason = "can only be \"auto\" or \"none\": calls cannot be forced yet";
+            let reason = "must be auto, none, required or a function";
             return Err(fields.invalid("tool_choice", reason));
         }
     }
-    if parallel == Some(false) && !tools.is_empty() {
-        let reason = "cannot be false: the number of calls cannot be bounded yet";
-        return Err(fields.invalid("parallel_tool_calls", reason));
-    }
     Ok(tools)
+}
+
+/// The tool that has to be called.
+fn named(mut choice: Fields, tools: &Tools) -> Result<String, Failure> {
+    if choice.required_string("type")? != "function" {
+        return Err(choice.invalid("type", "must be function"));
+    }
+    let mut function =
+        choice.object("function")?.ok_or_else(|| choice.invalid("function", "is missing"))?;
+    let name = function.required_string("name")?;
+    if !tools.has(&name) {
+        return Err(function.invalid("name", "is none of tools"));
+    }
+    function.end()?;
+    choice.end()?;
+    Ok(name)
 }
 
 /// What names of tools may be.
@@ -139,8 +153,8 @@ pub fn is_tool_name(name: &str) -> bool {
     (1..=128).contains(&name.len()) && name.chars().all(allowed)
 }
 
-/// A tool's definition.
-pub fn tool(mut fields: Fields) -> Result<Json, Failure> {
+/// A tool's definition, and whether calls of it are strict.
+pub fn tool(mut fields: Fields) -> Result<(Json, bool), Failure> {
     let kind = fields.required_string("type")?;
     if kind != "function" {
         return Err(fields.invalid("type", "must be function"));
@@ -160,11 +174,9 @@ pub fn tool(mut fields: Fields) -> Result<Json, Failure> {
         Some(schema @ Value::Object(_)) => object["parameters"] = schema,
         Some(_) => return Err(function.invalid("parameters", "must be an object")),
     }
-    if function.bool("strict")? == Some(true) {
-        return Err(function.invalid("strict", "cannot be true: arguments are not forced yet"));
-    }
+    let is_strict = function.bool("strict")? == Some(true);
     fields.without_effect("cache_control");
     function.end()?;
     fields.end()?;
-    Ok(json!({"type": "function", "function": object}))
+    Ok((json!({"type": "function", "function": object}), is_strict))
 }

@@ -5,6 +5,7 @@
 
 mod chat;
 mod completions;
+mod form;
 mod messages;
 mod models;
 mod options;

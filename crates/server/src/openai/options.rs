@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::form;
 use crate::failure::Failure;
 use crate::generation::{MAX_ANSWERS, Request};
 use crate::http::App;
@@ -53,6 +54,12 @@ pub fn apply(request: &mut Request, fields: &mut Fields, caller: &Caller) -> Res
     request.n_answers = n.unwrap_or(1) as usize;
     request.stops = fields.strings("stop")?;
     request.choices = choices(fields)?;
+    if let Some(said) = form::structured_outputs(fields)?
+        && let Some(other) = request.form.said.replace(said)
+    {
+        let reason = format!("and {} exclude each other", other.field);
+        return Err(fields.invalid("structured_outputs", reason));
+    }
     let salt = fields.string("cache_salt")?;
     request.namespace = caller.namespace(salt.as_deref())?;
     if fields.has("keep_alive") {

@@ -17,7 +17,7 @@ pub async fn tokenize(
 ) -> Result<Json<Value>, Failure> {
     let model = model(&mut fields, &app)?;
     let conversation = match fields.has("messages") {
-        true => Some(chat_conversation(&mut fields)?),
+        true => Some(chat_conversation(&mut fields)?.0),
         false => None,
     };
     // vLLM calls it prompt, llama.cpp content.
@@ -77,7 +77,7 @@ pub async fn apply_template(
     Body(mut fields): Body,
 ) -> Result<Json<Value>, Failure> {
     let model = model(&mut fields, &app)?;
-    let mut conversation = chat_conversation(&mut fields)?;
+    let (mut conversation, _) = chat_conversation(&mut fields)?;
     let opens = fields.bool("add_generation_prompt")?.unwrap_or(true);
     conversation.without_opening = !opens;
     fields.end()?;

@@ -61,6 +61,7 @@ fn shared() -> Vec<(Value, Fate)> {
         let edit = json!({"type": "clear_thinking_20251015", "keep": keep});
         json!({"context_management": {"edits": [edit]}})
     };
+    let schema = json!({"type": "json_schema", "schema": {"type": "object"}});
     vec![
         (json!({"system": "one"}), Taken),
         (json!({"system": [{"type": "text", "text": "one"}]}), Taken),
@@ -79,8 +80,15 @@ fn shared() -> Vec<(Value, Fate)> {
         (json!({"thinking": {}}), Refused("thinking.type")),
         (json!({"output_config": {"effort": "high"}}), Taken),
         (json!({"output_config": {"effort": "most"}}), Refused("output_config.effort")),
-        (json!({"output_config": {"format": {}}}), Refused("output_config.format")),
-        (json!({"output_format": {}}), Refused("output_format")),
+        (json!({"output_config": {"format": {}}}), Refused("output_config.format.type")),
+        (json!({"output_config": {"format": schema}}), Taken),
+        (json!({"output_format": schema}), Taken),
+        (
+            json!({"output_format": schema, "output_config": {"format": schema}}),
+            Refused("output_format"),
+        ),
+        (json!({"output_format": {"type": "json_schema"}}), Refused("output_format.schema")),
+        (json!({"output_format": {"type": "json_object"}}), Refused("output_format.type")),
         (clear(json!("all")), Taken),
         (clear(json!({"type": "thinking_turns"})), Refused("context_management.edits[0].keep")),
         (
@@ -141,7 +149,8 @@ fn every_field_of_tools_takes_effect_or_is_refused() {
         (tool(json!({"input_schema": null})), Refused("tools[0].input_schema")),
         (tool(json!({"input_schema": []})), Refused("tools[0].input_schema")),
         (tool(json!({"strict": false})), Taken),
-        (tool(json!({"strict": true})), Refused("tools[0].strict")),
+        (tool(json!({"strict": true})), Taken),
+        (tool(json!({"strict": "yes"})), Refused("tools[0].strict")),
         (tool(json!({"defer_loading": true})), Refused("tools[0].defer_loading")),
         (tool(json!({"allowed_callers": ["direct"]})), Taken),
         (
@@ -154,10 +163,13 @@ fn every_field_of_tools_takes_effect_or_is_refused() {
         (tool(json!({"x": 1})), Refused("tools[0].x")),
         (with(json!({"type": "auto"})), Taken),
         (with(json!({"type": "auto", "disable_parallel_tool_use": false})), Taken),
-        (with(json!({"type": "auto", "disable_parallel_tool_use": true})), Refused(parallel)),
+        (with(json!({"type": "auto", "disable_parallel_tool_use": true})), Taken),
+        (with(json!({"type": "auto", "disable_parallel_tool_use": 1})), Refused(parallel)),
         (with(json!({"type": "none"})), Taken),
-        (with(json!({"type": "any"})), Refused("tool_choice.type")),
-        (with(json!({"type": "tool", "name": "f"})), Refused("tool_choice.type")),
+        (with(json!({"type": "any"})), Taken),
+        (with(json!({"type": "tool", "name": "f"})), Taken),
+        (with(json!({"type": "tool", "name": "g"})), Refused("tool_choice.name")),
+        (with(json!({"type": "tool"})), Refused("tool_choice.name")),
         (with(json!({"type": "x"})), Refused("tool_choice.type")),
         (with(json!("auto")), Refused("tool_choice")),
     ];

@@ -102,6 +102,27 @@ fn shared() -> Vec<(Value, Fate)> {
         (json!({"chat_template": "{{ 7 }}"}), Refused("chat_template")),
         (json!({"n_discard": -1}), Refused("n_discard")),
         (json!({"guided_json": {}}), Refused("guided_json")),
+        (json!({"structured_outputs": {"regex": "[a-c]+"}}), Taken),
+        (json!({"structured_outputs": {"json": {"type": "string"}}}), Taken),
+        (json!({"structured_outputs": {"json": "{\"type\": \"string\"}"}}), Taken),
+        (json!({"structured_outputs": {"json": "{"}}), Refused("structured_outputs.json")),
+        (json!({"structured_outputs": {"json_object": true}}), Taken),
+        (json!({"structured_outputs": {"choice": ["yes", "no"]}}), Taken),
+        (
+            json!({"structured_outputs": {"choice": vec!["x"; 1025]}}),
+            Refused("structured_outputs.choice"),
+        ),
+        (json!({"structured_outputs": {"grammar": "start: \"a\""}}), Taken),
+        (json!({"structured_outputs": {}}), Refused("structured_outputs")),
+        (
+            json!({"structured_outputs": {"regex": "a", "json_object": true}}),
+            Refused("structured_outputs.regex"),
+        ),
+        (
+            json!({"structured_outputs": {"regex": "a".repeat(600_000)}}),
+            Refused("structured_outputs.regex"),
+        ),
+        (json!({"structured_outputs": {"whitespace_pattern": "a"}}), Refused("structured_outputs")),
     ]
 }
 
@@ -141,6 +162,11 @@ fn every_field_of_chats_takes_effect_or_is_refused() {
     let tools = json!([{"type": "function", "function": function}]);
     let strict = json!([{"type": "function", "function": {"name": "f", "strict": true}}]);
     let named = json!({"type": "function", "function": {"name": "f"}});
+    let other = json!({"type": "function", "function": {"name": "g"}});
+    let schema = json!({"name": "n", "strict": true, "description": "d",
+                        "schema": {"type": "object"}});
+    let formed =
+        |schema: Value| json!({"response_format": {"type": "json_schema", "json_schema": schema}});
     let table = [
         (json!({"max_completion_tokens": 3}), Taken),
         (json!({"max_completion_tokens": 3, "max_tokens": 3}), Refused("max_tokens")),
@@ -158,8 +184,22 @@ fn every_field_of_chats_takes_effect_or_is_refused() {
         (json!({"chat_template_kwargs": {"messages": []}}), Refused("chat_template_kwargs")),
         (json!({"chat_template_kwargs": {"bos_token": "x"}}), Refused("chat_template_kwargs")),
         (json!({"response_format": {"type": "text"}}), Taken),
-        (json!({"response_format": {"type": "json_object"}}), Refused("response_format.type")),
-        (json!({"response_format": {"type": "json_schema"}}), Refused("response_format.type")),
+        (json!({"response_format": {"type": "json_object"}}), Taken),
+        (
+            json!({"response_format": {"type": "json_schema"}}),
+            Refused("response_format.json_schema"),
+        ),
+        (formed(schema.clone()), Taken),
+        (formed(json!({"name": "n"})), Taken),
+        (formed(json!({"name": "a b"})), Refused("response_format.json_schema.name")),
+        (formed(json!({"name": "n", "schema": 1})), Refused("response_format.json_schema.schema")),
+        (formed(json!({"name": "n", "x": 1})), Refused("response_format.json_schema.x")),
+        (
+            json!({"response_format": {"type": "json_object"},
+                "structured_outputs": {"regex": "a"}}),
+            Refused("structured_outputs"),
+        ),
+        (json!({"response_format": {"type": "json_object"}, "tools": tools}), Taken),
         (json!({"response_format": {"type": "xml"}}), Refused("response_format.type")),
         (json!({"modalities": ["text"]}), Taken),
         (json!({"modalities": ["text", "audio"]}), Refused("modalities")),
@@ -174,12 +214,19 @@ fn every_field_of_chats_takes_effect_or_is_refused() {
         (json!({"tools": []}), Taken),
         (json!({"tools": tools, "tool_choice": "auto"}), Taken),
         (json!({"tools": tools, "tool_choice": "none"}), Taken),
-        (json!({"tools": tools, "tool_choice": "required"}), Refused("tool_choice")),
-        (json!({"tools": tools, "tool_choice": named}), Refused("tool_choice")),
+        (json!({"tools": tools, "tool_choice": "required"}), Taken),
+        (json!({"tools": tools, "tool_choice": named}), Taken),
+        (json!({"tools": tools, "tool_choice": other}), Refused("tool_choice.function.name")),
+        (json!({"tools": tools, "tool_choice": {"type": "x"}}), Refused("tool_choice.type")),
+        (json!({"tools": tools, "tool_choice": "most"}), Refused("tool_choice")),
         (json!({"tool_choice": "required"}), Refused("tool_choice")),
         (json!({"tools": tools, "parallel_tool_calls": true}), Taken),
-        (json!({"tools": tools, "parallel_tool_calls": false}), Refused("parallel_tool_calls")),
-        (json!({"tools": strict}), Refused("tools[0].function.strict")),
+        (json!({"tools": tools, "parallel_tool_calls": false}), Taken),
+        (json!({"tools": strict}), Taken),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f", "strict": 1}}]}),
+            Refused("tools[0].function.strict"),
+        ),
         (json!({"tools": [{"type": "x"}]}), Refused("tools[0].type")),
         (json!({"tools": [{"type": "function"}]}), Refused("tools[0].function")),
         (

@@ -68,6 +68,132 @@ fn the_bundled_model_answers_and_every_setting_reaches_it() {
     assert!(!text(&biased).starts_with("Offshoot"), "{biased}");
 }
 
+/// Answers of chance that must have a form: the model alone would say something else.
+fn chance(served: &Served, seed: u64, fields: Value) -> Value {
+    let mut all = json!({"temperature": 1.5, "seed": seed, "max_tokens": 400});
+    for (name, value) in fields.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    ask(served, ALICE, all)["choices"][0].clone()
+}
+
+fn city() -> Value {
+    json!({"type": "object", "additionalProperties": false, "required": ["city", "days"],
+           "properties": {"city": {"type": "string", "maxLength": 8},
+                          "days": {"type": "integer", "minimum": 1, "maximum": 9}}})
+}
+
+fn is_city(json: &str) -> bool {
+    let Ok(value) = serde_json::from_str::<Value>(json) else { return false };
+    let days = value["days"].as_u64().is_some_and(|days| (1..=9).contains(&days));
+    days && value["city"].as_str().is_some_and(|city| city.chars().count() <= 8)
+}
+
+#[test]
+fn answers_have_the_form_that_was_asked_for() {
+    let served = Setup { keys: KEYS, ..Setup::of(real_runner()) }.serve();
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "c", "schema": city()}});
+    for seed in 0..4 {
+        let choice = chance(&served, seed, json!({"response_format": schema}));
+        assert!(is_city(choice["message"]["content"].as_str().unwrap()), "{choice}");
+        assert_eq!(choice["finish_reason"], "stop", "{choice}");
+        let object = json!({"response_format": {"type": "json_object"}, "max_tokens": 40});
+        let choice = chance(&served, seed, object);
+        let text = choice["message"]["content"].as_str().unwrap();
+        assert!(text.starts_with('{'), "{choice}");
+        let regex = json!({"structured_outputs": {"regex": "[a-c]{3}/[0-9]{2}"}});
+        let text = chance(&served, seed, regex)["message"]["content"].clone();
+        let text = text.as_str().unwrap().as_bytes();
+        assert!(text.len() == 6 && text[3] == b'/' && text[4].is_ascii_digit(), "{text:?}");
+        let choices = json!({"structured_outputs": {"choice": ["up", "down/\"\n"]}});
+        let text = chance(&served, seed, choices)["message"]["content"].clone();
+        assert!(text == "up" || text == "down/\"\n", "{text}");
+    }
+}
+
+#[test]
+fn tools_that_must_be_called_are_and_strict_arguments_fit() {
+    let served = Setup { keys: KEYS, ..Setup::of(real_runner()) }.serve();
+    let tool = |name: &str, is_strict: bool| {
+        let function = json!({"name": name, "parameters": city(), "strict": is_strict});
+        json!({"type": "function", "function": function})
+    };
+    let tools = json!([tool("weather", true), tool("trip", false)]);
+    let named = json!({"type": "function", "function": {"name": "trip"}});
+    for seed in 0..4 {
+        for (choice, name) in [(json!("required"), None), (named.clone(), Some("trip"))] {
+            let fields =
+                json!({"tools": tools, "tool_choice": choice, "parallel_tool_calls": false});
+            let answer = chance(&served, seed, fields);
+            assert_eq!(answer["finish_reason"], "tool_calls", "{answer}");
+            let calls = answer["message"]["tool_calls"].as_array().unwrap();
+            assert_eq!(calls.len(), 1, "{answer}");
+            let function = &calls[0]["function"];
+            assert!(is_city(function["arguments"].as_str().unwrap()), "{answer}");
+            assert!(name.is_none_or(|name| function["name"] == name), "{answer}");
+        }
+        let either = json!({"tools": tools, "max_tokens": 60});
+        let answer = chance(&served, seed, either);
+        let calls = answer["message"]["tool_calls"].as_array();
+        for call in calls.into_iter().flatten() {
+            assert!(is_city(call["function"]["arguments"].as_str().unwrap()), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn other_dialects_force_the_same_and_thinking_comes_first() {
+    let served = Setup::of(real_runner()).serve();
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    let tool = json!({"name": "trip", "input_schema": city()});
+    let body = json!({"model": "demo", "messages": hi, "max_tokens": 200, "tools": [tool],
+                      "tool_choice": {"type": "tool", "name": "trip"}, "temperature": 1.5});
+    let answer = served.post("/v1/messages", &body).json();
+    let block = &answer["content"][0];
+    assert_eq!((&block["type"], &block["name"]), (&json!("tool_use"), &json!("trip")), "{answer}");
+    assert!(is_city(&block["input"].to_string()), "{answer}");
+    let format = json!({"type": "json_schema", "schema": city()});
+    let body = json!({"model": "demo", "messages": hi, "max_tokens": 200,
+                      "output_config": {"format": format}});
+    let answer = served.post("/v1/messages", &body).json();
+    assert!(is_city(answer["content"][0]["text"].as_str().unwrap()), "{answer}");
+    let body = json!({"model": "demo", "messages": hi, "format": city(), "stream": false});
+    let answer = served.post("/api/chat", &body).json();
+    assert!(is_city(answer["message"]["content"].as_str().unwrap()), "{answer}");
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "c", "schema": city()}});
+    let body = json!({"model": "demo", "messages": hi, "enable_thinking": true, "temperature": 0,
+                      "response_format": schema});
+    let answer = served.post("/v1/chat/completions", &body).json();
+    let message = &answer["choices"][0]["message"];
+    assert!(!message["reasoning_content"].as_str().unwrap().is_empty(), "{answer}");
+    assert!(is_city(message["content"].as_str().unwrap()), "{answer}");
+}
+
+#[test]
+fn forms_that_cannot_be_used_are_refused_in_the_words_of_the_request() {
+    let served = Setup::of(real_runner()).serve();
+    let check = |fields: Value, field: &str| {
+        let mut body = json!({"model": "demo", "messages": [{"role": "user", "content": "hi"}]});
+        for (name, value) in fields.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let reply = served.post("/v1/chat/completions", &body);
+        assert_eq!(reply.refused(400).as_deref(), Some(field), "{fields}: {reply:?}");
+    };
+    let form = |schema: Value| {
+        let schema = json!({"name": "c", "schema": schema});
+        json!({"response_format": {"type": "json_schema", "json_schema": schema}})
+    };
+    check(form(json!({"type": "objekt"})), "response_format.json_schema.schema");
+    let elsewhere = json!({"$ref": "http://127.0.0.1:1/"});
+    check(form(elsewhere), "response_format.json_schema.schema");
+    check(json!({"structured_outputs": {"regex": "("}}), "structured_outputs.regex");
+    check(json!({"structured_outputs": {"grammar": "start: x"}}), "structured_outputs.grammar");
+    let tool = json!({"type": "function", "function": {"name": "f", "strict": true,
+                      "parameters": {"properties": {"a": {"type": "objekt"}}}}});
+    check(json!({"tools": [tool]}), "tools");
+}
+
 #[test]
 fn attack_32_a_callers_text_forges_no_role() {
     let served = Setup::of(real_runner()).serve();

@@ -1,17 +1,34 @@
-//! Calls of tools as a grammar: what makes a model that must call a tool write a call that parses,
-//! with arguments by the tool's schema. The text is llguidance's dialect of Lark.
+//! Answers as grammars: what makes a model that must call a tool write a call that parses, with
+//! arguments by the tool's schema, and an answer that must have a form have it. The text is
+//! llguidance's dialect of Lark.
 
 use super::schema::may_be_string;
-use super::{ArgumentSyntax, CallSyntax};
+use super::syntax::Family;
+use super::{AnswerFormat, ArgumentSyntax, CallSyntax, harmony};
 use crate::{Error, Json, Result};
 
-/// Which tools an answer has to call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MustCall<'a> {
-    /// Any of them, as often as the syntax lets it.
-    Any,
-    /// This one, once.
-    Named(&'a str),
+/// What an answer has to be: a call, or what may be said instead.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// In OpenAI's form, or bare `{name, parameters}`.
+    pub tools: &'a [Json],
+    /// The one that may be called; any of them without.
+    pub named: Option<&'a str>,
+    /// What may be said instead of calling; nothing without.
+    pub said: Option<&'a Said>,
+}
+
+/// What may be said.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// Any text, also before a call. Whatever begins a call is one.
+    Anything,
+    /// JSON by a schema.
+    Json(Json),
+    /// What a regular expression matches as a whole.
+    Regex(String),
+    /// What a Lark grammar matches.
+    Lark(String),
 }
 
 /// Blanks between two parts of a JSON text: enough to indent, and no way to go on forever.
@@ -19,49 +36,77 @@ const JSON_BLANKS: &str = r"[ \t\r\n]{1,64}";
 /// Where schemas keep what they refer to.
 const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
 
-impl CallSyntax {
-    /// A Lark grammar of answers that call `tools` (OpenAI's form, or bare `{name, parameters}`).
-    /// `special` are those literals of the syntax that are special tokens, with their ids: in the
-    /// grammar they are tokens, not text.
+impl AnswerFormat {
+    /// Whether reasoning, text and calls stand in channels of their own, which a grammar of the
+    /// whole answer has to open.
+    pub fn has_channels(&self) -> bool {
+        self.family == Some(Family::Harmony)
+    }
+
+    /// A Lark grammar of answers. `special` are those literals of [`Self::special_markup`] that it
+    /// may need, with their ids: in the grammar they are tokens, not text. Reasoning between tags
+    /// is no part of it; in channels it is.
     ///
     /// # Errors
-    /// There is no such tool, or one is not of the form.
-    pub fn grammar(
-        &self,
-        tools: &[Json],
-        must: MustCall<'_>,
-        special: &[(&str, u32)],
-    ) -> Result<String> {
+    /// The tool is not there, or one is not of the form, or the model knows no calls, or none that
+    /// can be told from what is said.
+    pub fn grammar(&self, wanted: &Wanted<'_>, special: &[(&str, u32)]) -> Result<String> {
         let mut rules = Rules { special, text: String::new(), n: 0, referred: Vec::new() };
+        let calls = match (self.calls(), wanted.tools) {
+            (_, []) if wanted.said.is_some() => None,
+            (None, _) => return Err(Error::Request("the model knows no calls".to_owned())),
+            (Some(syntax), _) if syntax.is_json() && matches!(wanted.said, Some(Said::Json(_))) => {
+                let reason = "tools and a JSON form exclude each other: this model's calls are \
+                              JSON themselves; set tool_choice to \"none\" or \"required\"";
+                return Err(Error::Request(reason.to_owned()));
+            }
+            (Some(syntax), _) => {
+                // One that is named is called once.
+                let between = syntax.between.filter(|_| wanted.named.is_none());
+                let syntax = CallSyntax { between, ..*syntax };
+                Some((syntax, syntax.bodies(&mut rules, wanted)?))
+            }
+        };
+        let start = match self.has_channels() {
+            true => rules.in_channels(wanted.said, calls),
+            false => rules.one_after_another(wanted.said, calls),
+        };
+        Ok(format!("start: {start}\n{}", rules.text))
+    }
+}
+
+impl CallSyntax {
+    /// Whether nothing but its content tells a call from other JSON.
+    fn is_json(&self) -> bool {
+        self.before_all.is_empty() && self.before_name.starts_with('{')
+    }
+
+    /// A rule of what follows `before_name`: name, arguments and the end of a call.
+    fn bodies(&self, rules: &mut Rules<'_>, wanted: &Wanted<'_>) -> Result<String> {
         let mut calls = Vec::new();
-        for tool in tools {
+        for tool in wanted.tools {
             let (name, parameters) = form(tool)?;
             if !parameters.is_object() {
                 let reason = format!("the parameters of tool '{name}' are no object");
                 return Err(Error::Request(reason));
             }
-            if matches!(must, MustCall::Named(wanted) if wanted != name) {
+            if wanted.named.is_some_and(|wanted| wanted != name) {
                 continue;
             }
             rules.referred.clear();
-            let before = rules.literal(&format!("{}{name}{}", self.before_name, self.after_name));
-            let arguments = self.arguments(&mut rules, parameters);
+            let before = rules.literal(&format!("{name}{}", self.after_name));
+            let arguments = self.arguments(rules, parameters);
             let after = rules.literal(self.after_arguments);
             calls.push(rules.add(&format!("{before} {arguments} {after}")));
         }
-        if calls.is_empty() {
-            return Err(Error::Request(match must {
-                MustCall::Any => "there are no tools that must be called".to_owned(),
-                MustCall::Named(name) => format!("tool_choice names '{name}', which is no tool"),
-            }));
+        match (calls.as_slice(), wanted.named) {
+            ([], Some(name)) => {
+                let reason = format!("tool_choice names '{name}', which is no tool");
+                Err(Error::Request(reason))
+            }
+            ([], None) => Err(Error::Request("there are no tools that must be called".to_owned())),
+            _ => Ok(rules.add(&calls.join(" | "))),
         }
-        let call = rules.add(&calls.join(" | "));
-        let more = match (must, self.between) {
-            (MustCall::Any, Some(between)) => format!("({} {call})*", rules.literal(between)),
-            _ => String::new(),
-        };
-        let (first, last) = (rules.literal(self.before_all), rules.literal(self.after_all));
-        Ok(format!("start: {first} {call} {more} {last}\n{}", rules.text))
     }
 
     /// Strings that stand without quotes obey `enum`, and nothing else of their schemas.
@@ -118,6 +163,37 @@ fn choices(schema: &Json) -> Vec<&str> {
     values.filter_map(Json::as_str).collect()
 }
 
+/// The bytes of what gives a call away: the first tag, or all of it.
+fn opener_bytes(opening: &str) -> usize {
+    let end = match opening.chars().next() {
+        Some('<') => opening.find('>'),
+        Some('[') => opening.find(']'),
+        _ => None,
+    };
+    end.map_or(opening.len(), |end| end + 1)
+}
+
+/// A literal in a regular expression between slashes.
+fn escaped(literal: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_<>\" ,:".contains(c);
+    let one = |c: char| if is_plain(c) { c.to_string() } else { format!("\\u{{{:x}}}", c as u32) };
+    literal.chars().map(one).collect()
+}
+
+/// A regular expression as it stands between slashes.
+fn in_slashes(regex: &str) -> String {
+    let (mut text, mut is_escaped) = (String::with_capacity(regex.len()), false);
+    for c in regex.chars() {
+        match c {
+            '\n' => text.push_str(if is_escaped { "n" } else { "\\n" }),
+            '/' if !is_escaped => text.push_str("\\/"),
+            c => text.push(c),
+        }
+        is_escaped = c == '\\' && !is_escaped;
+    }
+    text
+}
+
 /// Rules as they are written.
 struct Rules<'a> {
     special: &'a [(&'a str, u32)],
@@ -128,6 +204,71 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
+    /// Calls behind one another; before them, or instead, what may be said.
+    fn one_after_another(
+        &mut self,
+        said: Option<&Said>,
+        calls: Option<(CallSyntax, String)>,
+    ) -> String {
+        let Some((syntax, body)) = calls else { return self.said(said) };
+        let opening = [syntax.before_all, syntax.before_name].concat();
+        let more = syntax.between.map(|between| {
+            let before = self.literal(&[between, syntax.before_name].concat());
+            format!("({before} {body})*")
+        });
+        let more = more.unwrap_or_default();
+        let last = self.literal(syntax.after_all);
+        let calls = self.add(&format!("{body} {more} {last}"));
+        let Some(Said::Anything) = said else {
+            let opening = self.literal(&opening);
+            let instead = said.map(|_| self.said(said));
+            let instead = instead.map(|rule| format!(" | {rule}")).unwrap_or_default();
+            return self.add(&format!("{opening} {calls}{instead}"));
+        };
+        let (opener, rest) = opening.split_at(opener_bytes(&opening));
+        let rest = self.literal(rest);
+        if self.special.iter().any(|(literal, _)| opener.starts_with(literal)) {
+            let opener = self.literal(opener);
+            return self.add(&format!("/(?s:.*)/ ({opener} {rest} {calls})?"));
+        }
+        let (name, quoted) = (self.name(), Json::from(opener));
+        let n = self.n;
+        let unopened = format!("~/(?s:.*){}(?s:.*)/", escaped(opener));
+        self.text.push_str(&format!("TEXT_{n}: {unopened}\n{name}[suffix={quoted}]: /(?s:.*)/\n"));
+        self.add(&format!("TEXT_{n} | {name} {rest} {calls}"))
+    }
+
+    /// Messages of channels: any of the reasoning, then a call or what may be said.
+    fn in_channels(&mut self, said: Option<&Said>, calls: Option<(CallSyntax, String)>) -> String {
+        let end = self.text_until(&Json::Null, harmony::END);
+        let again = self.literal(&[harmony::START, "assistant"].concat());
+        let message = |channel: &str| {
+            let head = [harmony::CHANNEL, channel, harmony::MESSAGE].concat();
+            self.literal(&head)
+        };
+        let (analysis, preamble) = (message("analysis"), message("commentary"));
+        let answer = message("final");
+        let call =
+            calls.map(|(syntax, body)| format!("{} {body}", self.literal(syntax.before_name)));
+        let answer = said.map(|_| format!("{answer} {}", self.said(said)));
+        let last = call.into_iter().chain(answer).collect::<Vec<_>>().join(" | ");
+        let heads = match said {
+            Some(Said::Anything) => format!("({analysis} | {preamble})"),
+            _ => analysis,
+        };
+        self.add(&format!("({heads} {end} {again})* ({last})"))
+    }
+
+    fn said(&mut self, said: Option<&Said>) -> String {
+        match said {
+            None => "\"\"".to_owned(),
+            Some(Said::Anything) => self.add("/(?s:.*)/"),
+            Some(Said::Json(schema)) => self.json(schema, schema),
+            Some(Said::Regex(regex)) => self.add(&format!("/{}/", in_slashes(regex))),
+            Some(Said::Lark(lark)) => self.add(&format!("%lark {{\n{lark}\n}}")),
+        }
+    }
+
     fn name(&mut self) -> String {
         self.n += 1;
         format!("rule_{}", self.n)

@@ -8,12 +8,13 @@ use super::call::Found;
 use super::markers::{Lexeme, MarkerScanner};
 use super::{Kind, Part, Parts, json_call};
 
-const START: &str = "<|start|>";
-const CHANNEL: &str = "<|channel|>";
+pub(super) const START: &str = "<|start|>";
+pub(super) const CHANNEL: &str = "<|channel|>";
 const CONSTRAIN: &str = "<|constrain|>";
-const MESSAGE: &str = "<|message|>";
+pub(super) const MESSAGE: &str = "<|message|>";
+pub(super) const END: &str = "<|end|>";
 pub(super) const MARKUP: [&str; 7] =
-    [START, CHANNEL, CONSTRAIN, MESSAGE, "<|end|>", "<|call|>", "<|return|>"];
+    [START, CHANNEL, CONSTRAIN, MESSAGE, END, "<|call|>", "<|return|>"];
 
 /// Most bytes of a header. A model that writes more without a message writes none.
 const MAX_HEADER_BYTES: usize = 512;

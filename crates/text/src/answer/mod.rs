@@ -28,7 +28,7 @@ mod tagged;
 mod tags;
 
 pub use format::AnswerFormat;
-pub use grammar::MustCall;
+pub use grammar::{Said, Wanted};
 pub use parser::AnswerParser;
 pub use stream::AnswerStream;
 pub use syntax::{ArgumentSyntax, CallSyntax};

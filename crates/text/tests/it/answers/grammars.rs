@@ -2,7 +2,7 @@
 
 use grammar::{Grammars, Vocabulary};
 use protocol::Rule;
-use text::{AnswerStream, Json, MustCall};
+use text::{AnswerStream, Json, Said, Wanted};
 
 use super::*;
 
@@ -64,6 +64,22 @@ impl Model {
         }
     }
 
+    /// Whether an answer is one that the grammar lets end.
+    fn takes(&mut self, lark: &str, answer: &str) -> bool {
+        let rule = Rule::Lark(lark.to_owned());
+        let grammar = protocol::Grammar { rule, reasoning: None };
+        let constraint = self.grammars.begin(&grammar, &[self.stop]);
+        let mut constraint = constraint.unwrap_or_else(|e| panic!("{e}\n{lark}"));
+        let ids = tokenizer().encode_prompt(answer).unwrap();
+        let is_allowed = |id: &u32| {
+            let is_allowed = constraint.mask().is_ok_and(|mask| mask.allows(*id));
+            is_allowed && constraint.accept(*id).is_ok()
+        };
+        let is_prefix = ids.iter().all(is_allowed);
+        let is_over = constraint.is_over();
+        is_prefix && (is_over || constraint.mask().is_ok_and(|mask| mask.allows(self.stop)))
+    }
+
     /// Draws an answer; `end` is what ends text that would go on forever.
     fn answer(&mut self, lark: &str, end: &str, seed: u8) -> Vec<u32> {
         let rule = Rule::Lark(lark.to_owned());
@@ -99,56 +115,133 @@ impl Model {
     }
 }
 
+/// Formats, and what ends a text of theirs that would go on forever.
+const FORMATS: [(&str, &str); 12] = [
+    (HERMES, "\""),
+    (QWEN3_CODER, "\n</parameter>\n"),
+    (GLM, "</arg_value>\n"),
+    (GLM_COMPACT, "</arg_value>"),
+    (LLAMA3, "\""),
+    (MISTRAL_LIST, "\""),
+    (MISTRAL, "\""),
+    (HARMONY, "\""),
+    (DEEPSEEK_FENCED, "\""),
+    (DEEPSEEK, "\""),
+    (GEMMA, "\""),
+    (FUNCTION_GEMMA, "\""),
+];
+
 #[test]
 fn whatever_a_grammar_of_calls_allows_parses_and_fits() {
     let (mut model, tokenizer, tools) = (Model::new(), tokenizer(), strict_tools());
-    let formats = [
-        (HERMES, "\""),
-        (QWEN3_CODER, "\n</parameter>\n"),
-        (GLM, "</arg_value>\n"),
-        (GLM_COMPACT, "</arg_value>"),
-        (LLAMA3, "\""),
-        (MISTRAL_LIST, "\""),
-        (MISTRAL, "\""),
-        (HARMONY, "\""),
-        (DEEPSEEK_FENCED, "\""),
-        (DEEPSEEK, "\""),
-        (GEMMA, "\""),
-        (FUNCTION_GEMMA, "\""),
-    ];
-    for (template, end) in formats {
+    for (template, end) in FORMATS {
         let format = format_of(template);
-        let syntax = format.calls().unwrap();
-        for must in [MustCall::Any, MustCall::Named("weather"), MustCall::Named("now")] {
-            let lark = syntax.grammar(&tools, must, &model.special).unwrap();
+        for named in [None, Some("weather"), Some("now")] {
+            let wanted = Wanted { tools: &tools, named, said: None };
+            let lark = format.grammar(&wanted, &model.special).unwrap();
             for seed in 0..12 {
                 let ids = model.answer(&lark, end, seed);
                 let written = tokenizer.decode(&ids, true).unwrap();
-                let mut stream = AnswerStream::new(&tokenizer, &format, &tools, "").unwrap();
-                let mut parts = ids.iter().flat_map(|id| stream.push(*id)).collect::<Vec<_>>();
-                parts.extend(stream.finish());
+                let mut stream = AnswerStream::new(&tokenizer, &format, &tools, TAIL).unwrap();
+                let parts = ids.iter().flat_map(|id| stream.push(*id)).collect::<Vec<_>>();
+                let parts = parts.into_iter().chain(stream.finish());
+                let is_reasoning = |part: &Part| matches!(part, Part::Reasoning(_));
+                let parts = parts.filter(|part| !is_reasoning(part)).collect::<Vec<_>>();
                 assert!(!parts.is_empty(), "{written}");
                 for part in &parts {
                     let Part::Call(call) = part else { panic!("{part:?} of {written}\n{lark}") };
                     assert!(fits(call), "{call:?} of {written}");
-                    assert!(must == MustCall::Any || must == MustCall::Named(&call.name));
+                    assert!(named.is_none_or(|named| named == call.name));
                 }
-                assert!(must == MustCall::Any || parts.len() == 1, "{written}");
+                assert!(named.is_none() || parts.len() == 1, "{written}");
+            }
+        }
+    }
+}
+
+/// The end of a prompt in the format that has channels; nothing to the others.
+const TAIL: &str = "<|start|>assistant";
+
+#[test]
+fn what_may_be_said_instead_of_a_call_has_its_form_and_calls_stay_strict() {
+    let (mut model, tools) = (Model::new(), strict_tools());
+    let arguments = |days: u64| {
+        let arguments = serde_json::json!({"city": "Rome", "days": days});
+        arguments.as_object().unwrap().clone()
+    };
+    let (good, bad) = (arguments(9), arguments(900));
+    let schema = serde_json::json!({"type": "object", "properties": {"a": {"type": "integer"}},
+        "required": ["a"], "additionalProperties": false});
+    let anything = ["", "Hi <b>there</b>.", "{\"a\": [", "[TOOL CALLS]"];
+    let only_a = ["{\"a\": 5}", "{\"a\":7}"];
+    let forms: [(Said, &[&str], &[&str]); 4] = [
+        (Said::Anything, &anything, &[]),
+        (Said::Json(schema), &only_a, &anything),
+        (Said::Regex("a/b\\/[0-9]+".to_owned()), &["a/b/7", "a/b/33"], &anything),
+        (Said::Lark("start: \"}{\" B\nB: /b+/".to_owned()), &["}{b", "}{bbb"], &anything),
+    ];
+    for (template, _) in FORMATS {
+        let format = format_of(template);
+        let syntax = format.calls().unwrap();
+        let said = |text: &str| match format.has_channels() {
+            true => ["<|channel|>final<|message|>", text].concat(),
+            false => text.to_owned(),
+        };
+        let call = syntax.render(&[("weather", &good)]);
+        for (form, taken, refused) in &forms {
+            let wanted = Wanted { tools: &tools, named: None, said: Some(form) };
+            let lark = match format.grammar(&wanted, &model.special) {
+                Ok(lark) => lark,
+                Err(error) => {
+                    assert!(template == LLAMA3 && matches!(form, Said::Json(_)), "{error}");
+                    continue;
+                }
+            };
+            let mut check = |answer: &str, is_taken: bool| {
+                assert_eq!(model.takes(&lark, answer), is_taken, "{answer:?}\n{lark}");
+            };
+            check(&call, true);
+            check(&syntax.render(&[("weather", &bad)]), false);
+            check(&syntax.render(&[("other", &good)]), false);
+            if syntax.between.is_some() {
+                check(&syntax.render(&[("weather", &good), ("now", &Default::default())]), true);
+                check(&syntax.render(&[("weather", &good), ("weather", &bad)]), false);
+            }
+            taken.iter().for_each(|text| check(&said(text), true));
+            refused.iter().for_each(|text| check(&said(text), false));
+            if let (Said::Anything, false) = (form, format.has_channels()) {
+                check(&format!("Let me see. {call}"), true);
+                let bad = syntax.render(&[("weather", &bad)]);
+                check(&format!("Let me see. {bad}"), false);
             }
         }
     }
 }
 
 #[test]
+fn channels_are_opened_before_a_form_and_reasoning_may_come_first() {
+    let (mut model, format) = (Model::new(), format_of(HARMONY));
+    let wanted = Wanted { tools: &[], named: None, said: Some(&Said::Regex("[0-9]+".to_owned())) };
+    let lark = format.grammar(&wanted, &model.special).unwrap();
+    let thought = "<|channel|>analysis<|message|>Well, well.<|end|><|start|>assistant";
+    let answer = "<|channel|>final<|message|>17";
+    assert!(model.takes(&lark, answer));
+    assert!(model.takes(&lark, &format!("{thought}{answer}")));
+    assert!(model.takes(&lark, &format!("{thought}{thought}{answer}")));
+    assert!(!model.takes(&lark, "17") && !model.takes(&lark, &format!("{thought}17")));
+}
+
+#[test]
 fn what_cannot_be_called_is_an_error() {
     let format = format_of(HERMES);
-    let syntax = format.calls().unwrap();
-    let check = |tools: &[Json], must, wanted: &str| {
-        let error = syntax.grammar(tools, must, &[]).unwrap_err().to_string();
-        assert!(error.contains(wanted), "{error}");
+    let check = |format: &AnswerFormat, tools: &[Json], named, reason: &str| {
+        let wanted = Wanted { tools, named, said: None };
+        let error = format.grammar(&wanted, &[]).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
     };
-    check(&[], MustCall::Any, "no tools");
-    check(&strict_tools(), MustCall::Named("other"), "'other'");
-    check(&[serde_json::json!({})], MustCall::Any, "no name");
-    check(&[serde_json::json!({"name": "a", "parameters": 3})], MustCall::Any, "no object");
+    check(&format, &[], None, "no tools");
+    check(&format, &strict_tools(), Some("other"), "'other'");
+    check(&format, &[serde_json::json!({})], None, "no name");
+    check(&format, &[serde_json::json!({"name": "a", "parameters": 3})], None, "no object");
+    check(&AnswerFormat::plain(), &strict_tools(), None, "no calls");
 }

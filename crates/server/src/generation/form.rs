@@ -1,0 +1,162 @@
+//! What an answer has to look like, and the grammar that makes it so.
+
+use protocol::{Grammar, MAX_GRAMMAR_BYTES, Reasoning, Rule, Tag};
+use text::{Json, Said, Wanted};
+
+use crate::failure::{Failure, Kind};
+use crate::prompter::Prompter;
+
+/// What an answer has to look like.
+#[derive(Debug, Clone, Default)]
+pub struct Form {
+    /// What it may say.
+    pub said: Option<SaidForm>,
+    /// Whether and how it calls tools.
+    pub calls: Calls,
+    /// It calls once at most.
+    pub has_one_call: bool,
+}
+
+/// The form of a text, and the field that asks for it.
+#[derive(Debug, Clone)]
+pub struct SaidForm {
+    /// What the text has to match.
+    pub said: Said,
+    /// The field's path in the request.
+    pub field: String,
+}
+
+/// How an answer calls tools.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Calls {
+    /// As the model likes.
+    #[default]
+    Free,
+    /// As the model likes, with arguments by the schemas of the tools.
+    Strict,
+    /// It has to call one of them.
+    Any,
+    /// It has to call this one.
+    Named(String),
+}
+
+impl Calls {
+    fn are_forced(&self) -> bool {
+        matches!(self, Self::Any | Self::Named(_))
+    }
+}
+
+/// Tools of a request, and how answers call them.
+#[derive(Debug, Clone, Default)]
+pub struct Tools {
+    /// Those that the model is told of, in OpenAI's form.
+    pub list: Vec<Json>,
+    /// How they are called.
+    pub calls: Calls,
+    /// At most once in an answer.
+    pub has_one_call: bool,
+}
+
+impl Tools {
+    /// All that can be called as the model likes; if one is strict, all are.
+    pub fn of(tools: Vec<(Json, bool)>) -> Self {
+        let is_strict = tools.iter().any(|(_, is_strict)| *is_strict);
+        let calls = if is_strict { Calls::Strict } else { Calls::Free };
+        let list = tools.into_iter().map(|(tool, _)| tool).collect();
+        Self { list, calls, has_one_call: false }
+    }
+
+    /// Whether there is a tool of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.list.iter().any(|tool| tool["function"]["name"] == name)
+    }
+}
+
+impl SaidForm {
+    /// Any JSON object.
+    pub fn object(field: String) -> Self {
+        Self { said: Said::Json(serde_json::json!({"type": "object"})), field }
+    }
+}
+
+impl Form {
+    /// The field of the request that an answer's grammar comes from.
+    fn field(&self) -> &str {
+        match &self.said {
+            Some(said) if !self.calls.are_forced() => &said.field,
+            _ => "tools",
+        }
+    }
+
+    /// The same failure, in the words of the request: the runner knows grammars by their kinds.
+    pub fn named(&self, failure: Failure) -> Failure {
+        let kinds = ["json_schema ", "regex ", "lark "];
+        let reason = kinds.iter().find_map(|kind| failure.message.strip_prefix(kind));
+        match reason {
+            Some(reason) if failure.kind == Kind::Invalid => Failure::invalid(self.field(), reason),
+            _ => failure,
+        }
+    }
+
+    /// The grammar of answers to a prompt that ends in `tail`; none where anything may come.
+    /// Without `tools` it is the continuation of a text, and no conversation.
+    pub fn grammar(
+        &self,
+        prompter: &Prompter,
+        tail: &str,
+        tools: Option<&[Json]>,
+    ) -> Result<Option<Grammar>, Failure> {
+        let is_strict = self.calls != Calls::Free && tools.is_some_and(|tools| !tools.is_empty());
+        if self.said.is_none() && !is_strict {
+            return Ok(None);
+        }
+        let has_channels = prompter.format().has_channels();
+        let is_plain = tools.is_none_or(|tools| tools.is_empty() && !has_channels);
+        let rule = match self.said.as_ref().filter(|_| is_plain).map(|form| &form.said) {
+            Some(Said::Json(schema)) => Rule::JsonSchema(schema.to_string()),
+            Some(Said::Regex(regex)) => Rule::Regex(regex.clone()),
+            Some(Said::Lark(lark)) => Rule::Lark(lark.clone()),
+            Some(Said::Anything) => return Ok(None),
+            None => Rule::Lark(self.lark(prompter, tools.unwrap_or_default())?),
+        };
+        let reasoning = tools.and_then(|_| reasoning(prompter, tail));
+        Ok(Some(Grammar { rule, reasoning }))
+    }
+
+    fn lark(&self, prompter: &Prompter, tools: &[Json]) -> Result<String, Failure> {
+        let said = match &self.said {
+            _ if self.calls.are_forced() => None,
+            None => Some(&Said::Anything),
+            Some(form) => Some(&form.said),
+        };
+        let named = match &self.calls {
+            Calls::Named(name) => Some(name.as_str()),
+            _ => None,
+        };
+        let wanted = Wanted { tools, named, said };
+        let lark = prompter.format().grammar(&wanted, &prompter.special_markup());
+        let lark =
+            lark.map_err(|e| Failure::invalid(self.field(), format!("cannot be used: {e}")))?;
+        if lark.len() > MAX_GRAMMAR_BYTES {
+            let reason = "cannot be forced: their schemas are too large together";
+            return Err(Failure::invalid(self.field(), reason));
+        }
+        Ok(lark)
+    }
+}
+
+/// How reasoning begins and ends in an answer, unless the prompt has closed it already.
+fn reasoning(prompter: &Prompter, tail: &str) -> Option<Reasoning> {
+    let (open, close) = prompter.format().reasoning_tags()?;
+    let tail = tail.trim_end();
+    if tail.ends_with(close) {
+        return None;
+    }
+    let special = prompter.special_markup();
+    let tag = |literal: &str| match special.iter().find(|(known, _)| *known == literal) {
+        Some((_, id)) => Tag::Tokens(vec![*id]),
+        None => Tag::Text(literal.to_owned()),
+    };
+    let is_open = prompter.parser(tail, &[]).is_ok_and(|parser| parser.in_reasoning());
+    Some(Reasoning { opens: (!is_open).then(|| tag(open)), closes: tag(close) })
+}
