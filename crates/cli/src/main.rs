@@ -5,7 +5,6 @@
 
 mod commands;
 mod downloads;
-mod explain;
 mod failure;
 mod flags;
 mod interrupts;

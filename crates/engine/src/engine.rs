@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use mlx::{Backend, Device};
 use models::{LoadOptions, Loaded, Source, Step};
 use protocol::{
-    BenchRequest, BenchResult, DeviceInfo, Event, Fault, GenerateRequest, LoadRequest,
-    LogitsRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
+    BenchRequest, BenchResult, DeviceInfo, Event, Fault, GenerateRequest, InspectRequest,
+    Inspected, LoadRequest, LogitsRequest, ModelInfo, ModelSource, RequestId, Timings, Usage,
 };
 use scheduler::{Arrival, Id, Key, Limits, Scheduler, Slice};
 
@@ -206,6 +206,11 @@ impl Engine {
     /// Totals of the prefix cache.
     pub fn cache_stats(&self) -> kvcache::Stats {
         self.cache.stats()
+    }
+
+    /// What is in the prefix cache.
+    pub fn inspect(&self, request: &InspectRequest) -> Inspected {
+        self.cache.inspect(request)
     }
 
     /// Accepts a request, which must fit the model. It may end before `max_tokens` where the

@@ -14,9 +14,12 @@ pub(crate) fn boundary(seam: &protocol::Boundary) -> Boundary {
     }
 }
 
+pub(crate) fn n(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
 /// What was found for a request.
 pub(crate) fn told(id: RequestId, found: &Match) -> CacheMatch {
-    let n = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     CacheMatch {
         id,
         prompt_tokens: n(found.n_tokens),

@@ -39,6 +39,7 @@ mod cache;
 mod check;
 pub mod evict;
 mod extents;
+mod inspect;
 mod layout;
 mod plan;
 mod reason;
@@ -56,6 +57,7 @@ pub use evict::{
     Adaptive, Class, Evict, Gdsf, Hazard, Lru, Policy, Regret, Slru, Tick, Unit, UnitId, Waiting,
 };
 pub use extents::{ExtentId, Place};
+pub use inspect::NodeView;
 pub use layout::{Budgets, Costs, Group, Kind, Layout, Link, N_TIERS, Ns, Prefill, Tier, Token};
 pub use plan::{Boundary, Capture, plan_captures};
 pub use reason::{Candidate, Cause, Match};

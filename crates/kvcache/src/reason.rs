@@ -262,7 +262,7 @@ impl Cache {
     }
 
     /// Nothing of ours is limiting: the prompt itself parts from what is known.
-    fn continuation(&self, tokens: &[Token], walk: &Walk) -> Cause {
+    pub(crate) fn continuation(&self, tokens: &[Token], walk: &Walk) -> Cause {
         let at = walk.seen;
         let Some(last) = walk.nodes.last().or(walk.root.as_ref()) else {
             return Cause::NeverSeen { at };

@@ -16,6 +16,7 @@ mod cache;
 mod frame;
 mod grammar;
 mod hello;
+mod inspect;
 mod message;
 mod quantize;
 mod request;
@@ -27,6 +28,10 @@ pub use cache::{
 pub use frame::{FrameError, MAX_FRAME_BYTES, read_frame, write_frame};
 pub use grammar::{Grammar, MAX_GRAMMAR_BYTES, MAX_TAG_LENGTH, Reasoning, Rule, Tag};
 pub use hello::{Hello, HelloError, VERSION, exchange};
+pub use inspect::{
+    CacheNode, Divergence, Inspect, InspectRequest, Inspected, MAX_INSPECTED_NODES, NodeKind,
+    TierTotals,
+};
 pub use message::{
     BenchResult, Command, DeviceInfo, Event, Fault, FinishReason, LogitsRows, ModelInfo, Timings,
     Usage,

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cache::CacheMatch;
+use crate::inspect::{InspectRequest, Inspected};
 use crate::quantize::{QuantizeProgress, QuantizeReport, QuantizeRequest};
 use crate::request::{BenchRequest, GenerateRequest, LoadRequest, LogitsRequest, RequestId};
 
@@ -28,6 +29,8 @@ pub enum Command {
     Logits(LogitsRequest),
     /// Measure speed.
     Bench(BenchRequest),
+    /// Look into the prefix cache.
+    Inspect(InspectRequest),
     /// Write a model anew, quantized; instead of loading one.
     Quantize(QuantizeRequest),
     /// End the process: running requests finish as cancelled.
@@ -75,6 +78,8 @@ pub enum Event {
     LogitsRows(LogitsRows),
     /// What a bench measured.
     BenchResult(BenchResult),
+    /// What is in the prefix cache.
+    Inspected(Box<Inspected>),
     /// How far a quantization is.
     QuantizeProgress(QuantizeProgress),
     /// What a quantization has made.

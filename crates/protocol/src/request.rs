@@ -194,7 +194,7 @@ pub(crate) fn known_tokens<'a>(
     }
 }
 
-fn within_context(
+pub(crate) fn within_context(
     field: &'static str,
     n_tokens: u64,
     new_tokens: u64,

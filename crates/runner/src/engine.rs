@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use protocol::{
-    BenchRequest, BenchResult, DeviceInfo, Event, Fault, GenerateRequest, LoadRequest,
-    LogitsRequest, ModelInfo, QuantizeProgress, QuantizeReport, QuantizeRequest, RequestId,
-    Timings, Usage,
+    BenchRequest, BenchResult, DeviceInfo, Event, Fault, GenerateRequest, InspectRequest,
+    Inspected, LoadRequest, LogitsRequest, ModelInfo, QuantizeProgress, QuantizeReport,
+    QuantizeRequest, RequestId, Timings, Usage,
 };
 
 /// Something went wrong, and whose fault it is.
@@ -75,6 +75,9 @@ pub trait Engine {
 
     /// Accepts a request, or refuses it with an error that becomes its `Failed`.
     fn submit(&mut self, request: GenerateRequest) -> Result<(), EngineError>;
+
+    /// What is in the prefix cache, without a change to it.
+    fn inspect(&self, request: &InspectRequest) -> Inspected;
 
     /// Drops a request that was submitted and has not ended, and frees what it holds. The loop
     /// sends its `Finished`; the engine emits nothing more about it.

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use protocol::{
-    BenchRequest, BenchResult, DeviceInfo, Event, GenerateRequest, LoadRequest, LogitsRequest,
-    ModelInfo, QuantizeProgress, QuantizeReport, QuantizeRequest, RequestId, Timings, Usage,
+    BenchRequest, BenchResult, DeviceInfo, Event, GenerateRequest, InspectRequest, Inspected,
+    LoadRequest, LogitsRequest, ModelInfo, QuantizeProgress, QuantizeReport, QuantizeRequest,
+    RequestId, Timings, Usage,
 };
 use runner::{EngineError, Outcome, RunError, StepOutcome};
 
@@ -104,6 +105,10 @@ impl runner::Engine for Engine {
 
     fn submit(&mut self, request: GenerateRequest) -> Result<(), EngineError> {
         self.0.submit(request).map_err(told)
+    }
+
+    fn inspect(&self, request: &InspectRequest) -> Inspected {
+        self.0.inspect(request)
     }
 
     fn cancel(&mut self, id: RequestId) -> (Usage, Timings) {

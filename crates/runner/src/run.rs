@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use protocol::{
     BenchRequest, CacheMatch, Command, Event, Fault, FinishReason, FrameError, GenerateRequest,
-    HelloError, InvalidField, LoadRequest, LogitsRequest, LogitsRows, ModelInfo, QuantizeRequest,
-    RequestId, Timings, Usage,
+    HelloError, InspectRequest, InvalidField, LoadRequest, LogitsRequest, LogitsRows, ModelInfo,
+    QuantizeRequest, RequestId, Timings, Usage,
 };
 
 use crate::engine::{Engine, EngineError, Loader, Outcome, StepOutcome};
@@ -177,6 +177,7 @@ fn serve<L: Loader>(link: &mut Link<impl Write>, mut loader: L) -> Result<(), En
             Command::Shutdown => link.ended = Some(Ended::Shutdown),
             Command::Cancel { .. } => {}
             Command::Generate(GenerateRequest { id, .. })
+            | Command::Inspect(InspectRequest { id, .. })
             | Command::Logits(LogitsRequest { id, .. })
             | Command::Bench(BenchRequest { id, .. }) => {
                 link.fail(Some(id), EngineError::new(Fault::Ours, "no model is loaded yet"));
@@ -262,6 +263,7 @@ impl<E: Engine, W: Write> Serving<'_, E, W> {
             Command::Generate(request) => self.submit(request),
             Command::Logits(request) => self.logits(&request)?,
             Command::Bench(request) => self.bench(&request)?,
+            Command::Inspect(request) => self.inspect(&request),
             Command::Cancel { id } => self.cancel(id),
             Command::Probe => self.link.send(&Event::Probed(self.info.device.clone())),
             Command::Quantize(QuantizeRequest { id, .. }) => {
@@ -298,6 +300,17 @@ impl<E: Engine, W: Write> Serving<'_, E, W> {
                 self.live.insert(id);
             }
             Err(error) => self.link.fail(Some(id), error),
+        }
+    }
+
+    fn inspect(&mut self, request: &InspectRequest) {
+        match request.fits(&self.info) {
+            Err(invalid) => self.link.fail(Some(request.id), caller(invalid)),
+            Ok(()) => {
+                self.link.send(&Event::Inspected(Box::new(self.engine.inspect(request))));
+                let (usage, timings) = (Usage::default(), Timings::default());
+                self.finish(request.id, FinishReason::Stop, usage, timings);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::InvalidField;
+use protocol::{Fault, InvalidField};
 
 use crate::models::{Lost, Unavailable};
 use crate::prompter::PromptError;
@@ -38,6 +38,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
 }
 
+/// For want of memory.
+const LATER: Duration = Duration::from_secs(5);
 /// For failures that pass by themselves.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -71,6 +73,15 @@ impl Failure {
         let field = field.into();
         let message = format!("{field} {reason}");
         Self { field: Some(field), ..Self::new(Kind::Invalid, message) }
+    }
+
+    /// What a runner says of one request.
+    pub fn of_fault(fault: Fault, message: String) -> Self {
+        match fault {
+            Fault::Caller => Self::new(Kind::Invalid, message),
+            Fault::World => Self::new(Kind::Unavailable, message).retry_after(LATER),
+            Fault::Ours => Self::new(Kind::Ours, message),
+        }
     }
 
     /// The same with the time of the next try.

@@ -8,6 +8,7 @@
 mod anthropic;
 pub mod backend;
 pub mod dialect;
+pub mod explain;
 pub mod failure;
 pub mod generation;
 pub mod http;

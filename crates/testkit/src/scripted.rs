@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use protocol::{
-    BenchRequest, BenchResult, CacheMatch, CacheTier, DeviceInfo, Event, Fault, FinishReason,
-    GenerateRequest, LoadRequest, LogitsRequest, MissCause, ModelInfo, QuantizeProgress,
-    QuantizeReport, QuantizeRequest, RequestId, RoleReport, Timings, Usage,
+    BenchRequest, BenchResult, CacheMatch, CacheNode, CacheTier, DeviceInfo, Event, Fault,
+    FinishReason, GenerateRequest, Inspect, InspectRequest, Inspected, LoadRequest, LogitsRequest,
+    MissCause, ModelInfo, NodeKind, QuantizeProgress, QuantizeReport, QuantizeRequest, RequestId,
+    RoleReport, Timings, Usage,
 };
 use runner::{Engine, EngineError, Loader, Outcome, StepOutcome};
 use serde::{Deserialize, Serialize};
@@ -242,14 +243,18 @@ impl Running {
     fn found(&self) -> CacheMatch {
         let prompt_tokens = self.request.prompt.len() as u32;
         let usable_tokens = self.cached_tokens.min(prompt_tokens.saturating_sub(1));
-        CacheMatch {
-            id: self.request.id,
-            prompt_tokens,
-            matched_tokens: usable_tokens,
-            usable_tokens,
-            tier: CacheTier::Device,
-            cause: MissCause::Complete,
-        }
+        found(self.request.id, prompt_tokens, usable_tokens)
+    }
+}
+
+fn found(id: RequestId, prompt_tokens: u32, usable_tokens: u32) -> CacheMatch {
+    CacheMatch {
+        id,
+        prompt_tokens,
+        matched_tokens: usable_tokens,
+        usable_tokens,
+        tier: CacheTier::Device,
+        cause: MissCause::Complete,
     }
 }
 
@@ -330,6 +335,38 @@ impl Engine for ScriptedEngine {
         let running = Running { request, cached_tokens, n_prefills: 0, n_new: 0 };
         self.running.insert(running.request.id, running);
         Ok(())
+    }
+
+    /// One node with the prompt's tokens, or three in a row.
+    fn inspect(&self, request: &InspectRequest) -> Inspected {
+        let (found, n_nodes, tokens) = match &request.what {
+            Inspect::Prompt { tokens, .. } => {
+                let usable_tokens = self.script.cached_tokens.min(tokens.len() as u32);
+                let found = found(request.id, tokens.len() as u32, usable_tokens);
+                (Some(found), 1, tokens.clone())
+            }
+            Inspect::Tree { max_nodes } => (None, 3.min(*max_nodes), vec![1, 2, 3]),
+        };
+        let node = |idx: u32| CacheNode {
+            namespace: 0,
+            parent: idx.checked_sub(1),
+            from: idx * tokens.len() as u32,
+            n_tokens: tokens.len() as u32,
+            first: tokens.iter().copied().take(request.shown_tokens as usize).collect(),
+            covered: [tokens.len() as u32, 0, 0],
+            has_checkpoint: [idx == 0, false, false],
+            kind: NodeKind::Turn,
+            is_in_use: false,
+            n_children: u32::from(idx + 1 < n_nodes),
+        };
+        Inspected {
+            id: request.id,
+            found,
+            differs: None,
+            nodes: (0..n_nodes).map(node).collect(),
+            n_nodes: 3,
+            tiers: Default::default(),
+        }
     }
 
     fn cancel(&mut self, id: RequestId) -> (Usage, Timings) {

@@ -11,7 +11,6 @@ use server::prompter::{Conversation, Prompt, Prompter};
 use text::{Message, Part, Role};
 
 use crate::commands::chat;
-use crate::explain;
 use crate::failure::{Failure, Result};
 use crate::flags::{BackendFlags, CacheFlags, SamplingFlags};
 use crate::interrupts::Interrupts;
@@ -247,7 +246,7 @@ pub fn answer(
     let ended = session.request(id, &Command::Generate(request), &mut |event| {
         match event {
             Event::Matched(found) if style.verbose => {
-                say(&explain::line(&found, &|tokens| prompter.excerpt(tokens)));
+                say(&server::explain::line(&found, &|tokens| prompter.excerpt(tokens)));
             }
             Event::PrefillProgress { done_tokens, total_tokens, .. } => {
                 progress.update(done_tokens.into(), total_tokens.into());

@@ -7,6 +7,7 @@
 
 mod costs;
 mod disk;
+mod inspect;
 mod moves;
 mod pools;
 mod states;

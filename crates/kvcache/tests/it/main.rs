@@ -4,6 +4,7 @@
 mod acts;
 mod eviction;
 mod failures;
+mod inspecting;
 mod reasons;
 mod sharing;
 mod tiers;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::{CacheMatch, Event, Fault, FinishReason, GenerateRequest, Timings, Usage};
+use protocol::{CacheMatch, Event, FinishReason, GenerateRequest, Timings, Usage};
 use tokio::sync::mpsc;
 
 use super::reader::Reader;
@@ -181,7 +181,7 @@ impl Job {
                     return Ok(self.finished(&lease, reason, usage, timings, progress));
                 }
                 Event::Failed { fault, message, .. } => {
-                    return Err(self.form.named(of_fault(fault, message)).into());
+                    return Err(self.form.named(Failure::of_fault(fault, message)).into());
                 }
                 _ => {}
             }
@@ -279,16 +279,5 @@ fn reason_of(kind: Kind) -> &'static str {
         Kind::Unavailable | Kind::TooMany => "unavailable",
         Kind::Ours => "defect",
         _ => "refused",
-    }
-}
-
-/// What the runner says of one request.
-fn of_fault(fault: Fault, message: String) -> Failure {
-    match fault {
-        Fault::Caller => Failure::new(Kind::Invalid, message),
-        Fault::World => {
-            Failure::new(Kind::Unavailable, message).retry_after(Duration::from_secs(5))
-        }
-        Fault::Ours => Failure::new(Kind::Ours, message),
     }
 }

@@ -108,6 +108,12 @@ impl Keys {
         found
     }
 
+    /// The caller of a name.
+    pub fn named(&self, name: &str) -> Option<Caller> {
+        let entry = self.entries.iter().map(|(_, entry)| entry).find(|entry| entry.name == name);
+        entry.map(|entry| Caller(Arc::clone(entry)))
+    }
+
     /// Who presents a key, or none.
     ///
     /// # Errors

@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hub::HubError;
-use protocol::{CacheSettings, Fault, GenerateRequest, LoadRequest, ModelInfo, ModelSource};
+use protocol::{
+    CacheSettings, Fault, GenerateRequest, Inspect, LoadRequest, ModelInfo, ModelSource,
+};
 use tokio::sync::{Notify, watch};
 
 use crate::metrics::Metrics;
@@ -551,6 +553,11 @@ impl Lease {
     /// Sends a request. The lease must be held until its end.
     pub(crate) fn submit(&self, request: GenerateRequest) -> Result<Ticket, Lost> {
         self.worker.submit(request)
+    }
+
+    /// Looks into the cache; of each node so many tokens are told.
+    pub(crate) fn inspect(&self, what: Inspect, shown_tokens: u32) -> Result<Ticket, Lost> {
+        self.worker.inspect(what, shown_tokens)
     }
 
     /// A request has been answered: the model works.

@@ -13,7 +13,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use protocol::{CacheMatch, Command, Event, GenerateRequest, LoadRequest, ModelInfo, RequestId};
+use protocol::{
+    CacheMatch, Command, Event, GenerateRequest, Inspect, InspectRequest, LoadRequest, ModelInfo,
+    RequestId,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::supervisor::{Handle, Runner, RunnerError, RunnerProgram};
@@ -126,7 +129,19 @@ impl Worker {
     ///
     /// # Errors
     /// The runner has ended.
-    pub fn submit(&self, mut request: GenerateRequest) -> Result<Ticket, Lost> {
+    pub fn submit(&self, request: GenerateRequest) -> Result<Ticket, Lost> {
+        self.send(|id| Command::Generate(GenerateRequest { id, ..request }))
+    }
+
+    /// Looks into the cache.
+    ///
+    /// # Errors
+    /// The runner has ended.
+    pub fn inspect(&self, what: Inspect, shown_tokens: u32) -> Result<Ticket, Lost> {
+        self.send(|id| Command::Inspect(InspectRequest { id, shown_tokens, what }))
+    }
+
+    fn send(&self, command: impl FnOnce(RequestId) -> Command) -> Result<Ticket, Lost> {
         let (sender, events) = mpsc::channel(MAX_UNREAD_EVENTS);
         let verdict = Arc::default();
         let mut routes = lock(&self.routes);
@@ -140,9 +155,8 @@ impl Worker {
         let id = RequestId(routes.next_id);
         let route = Route { events: Some(sender), verdict: Arc::clone(&verdict) };
         routes.by_id.insert(id, route);
-        request.id = id;
         // Under the lock, so that the end of the runner cannot come between.
-        let _ = self.commands.send(Command::Generate(request));
+        let _ = self.commands.send(command(id));
         Ok(Ticket { id, events, verdict, commands: self.commands.clone(), has_ended: false })
     }
 
@@ -250,6 +264,7 @@ fn release(routes: &Shared) {
 
 fn route(routes: &mut Routes, event: Event, commands: &Sender<Command>) {
     let (id, is_end) = match &event {
+        Event::Inspected(inspected) => (inspected.id, false),
         Event::Matched(CacheMatch { id, .. })
         | Event::PrefillProgress { id, .. }
         | Event::Token { id, .. } => (*id, false),

@@ -58,7 +58,7 @@ pub async fn completions(
 }
 
 /// A text, texts, ids, or lists of ids.
-fn inputs(fields: &mut Fields) -> Result<Vec<Input>, Failure> {
+pub fn inputs(fields: &mut Fields) -> Result<Vec<Input>, Failure> {
     let bad = "must be a string, a list of strings, a list of token ids, or a list of those";
     let Some(prompt) = fields.take("prompt") else {
         return Err(fields.invalid("prompt", "is missing"));

@@ -21,8 +21,9 @@ use crate::http::App;
 use crate::http::body::Body;
 
 pub(crate) use chat::conversation as chat_conversation;
+pub(crate) use completions::inputs;
 pub(crate) use messages::{TOOL_NAMES, is_tool_name, tool};
-pub(crate) use options::model;
+pub(crate) use options::{WITHOUT_EFFECT_ON_PROMPTS, model};
 
 /// This API.
 pub static DIALECT: Dialect = Dialect { prefixes: &["/", "/v1/"], routes, error };

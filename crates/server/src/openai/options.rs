@@ -15,6 +15,40 @@ use crate::sampling::Choices;
 /// Biases of one request.
 const MAX_BIASES: usize = 1024;
 
+/// Fields of chats and completions that change nothing about their prompts.
+pub const WITHOUT_EFFECT_ON_PROMPTS: [&str; 30] = [
+    "echo",
+    "frequency_penalty",
+    "keep_alive",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "metadata",
+    "min_p",
+    "modalities",
+    "n",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "repetition_penalty",
+    "response_format",
+    "safety_identifier",
+    "seed",
+    "service_tier",
+    "stop",
+    "store",
+    "stream",
+    "stream_options",
+    "structured_outputs",
+    "temperature",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+    "user",
+    "verbosity",
+];
+
 /// Whether and how an answer streams.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Streaming {

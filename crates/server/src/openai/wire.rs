@@ -1,8 +1,9 @@
 //! Answers in OpenAI's form.
 
-use protocol::{CacheMatch, CacheTier, MissCause};
+use protocol::CacheMatch;
 use serde_json::{Value, json};
 
+use crate::explain;
 use crate::generation::{Call, Finished, Reason, TokenLogprob};
 use crate::http::new_id;
 
@@ -47,27 +48,11 @@ pub fn timings(finished: &Finished) -> Value {
 /// What the cache had of a prompt, and why not more.
 pub fn cache(found: Option<&CacheMatch>) -> Value {
     let Some(found) = found else { return Value::Null };
-    let tier = match found.tier {
-        CacheTier::Device => "device",
-        CacheTier::Host => "host",
-        CacheTier::Disk => "disk",
-    };
-    let miss = match found.cause {
-        MissCause::Complete => "complete",
-        MissCause::StateAtEnd => "state_at_end",
-        MissCause::NoCheckpoint => "no_checkpoint",
-        MissCause::InFlight => "in_flight",
-        MissCause::Slower => "slower",
-        MissCause::NoRoom => "no_room",
-        MissCause::Evicted => "evicted",
-        MissCause::Diverged { .. } => "diverged",
-        MissCause::NeverSeen => "never_seen",
-    };
     json!({
         "matched_tokens": found.matched_tokens,
         "usable_tokens": found.usable_tokens,
-        "tier": if found.usable_tokens > 0 { Some(tier) } else { None },
-        "miss": miss,
+        "tier": (found.usable_tokens > 0).then(|| explain::tier(found.tier)),
+        "miss": explain::cause(&found.cause),
     })
 }
 

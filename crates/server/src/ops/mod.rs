@@ -1,5 +1,7 @@
-//! Routes of our own: health, readiness, version, metrics, tokens, templates, and what is loaded.
+//! Routes of our own: health, readiness, version, metrics, tokens, templates, the cache, and what
+//! is loaded.
 
+mod cache;
 mod manage;
 mod tokens;
 
@@ -18,7 +20,7 @@ use crate::openai;
 
 /// These routes.
 pub static DIALECT: Dialect = Dialect {
-    prefixes: &["/health", "/ready", "/version", "/metrics", "/models", "/tokenize"],
+    prefixes: &["/health", "/ready", "/version", "/metrics", "/models", "/tokenize", "/cache"],
     routes,
     error: openai::error,
 };
@@ -32,6 +34,8 @@ fn routes() -> Router<App> {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply_template", post(tokens::apply_template))
+        .route("/cache/explain", post(cache::explain))
+        .route("/cache/tree", get(cache::tree))
         .route("/models", get(manage::list))
         .route("/models/load", post(manage::load))
         .route("/models/unload", post(manage::unload))

@@ -39,6 +39,60 @@ fn tokens_are_shown_without_loading_anything() {
 }
 
 #[test]
+fn the_cache_tells_what_a_prompt_would_be_given_and_what_is_there() {
+    let served = Setup::from(Script { cached_tokens: 2, ..Script::default() }).serve();
+    served.get("/cache/tree?model=tiny").refused(404);
+    let messages = json!([{"role": "user", "content": "hi two"}]);
+    let body = json!({"model": "tiny", "messages": messages, "temperature": 0, "stream": true});
+    let explained = served.post("/cache/explain", &body).json();
+    for (field, value) in [
+        ("prompt_tokens", json!(2)),
+        ("usable_tokens", json!(2)),
+        ("tier", json!("device")),
+        ("miss", json!("complete")),
+        ("differs", json!(null)),
+    ] {
+        assert_eq!(explained[field], value, "{explained}");
+    }
+    assert_eq!(explained["path"][0]["text"], "hi two", "{explained}");
+    let tree = served.get("/cache/tree?model=tiny&max_nodes=2").json();
+    assert_eq!(tree["nodes"].as_array().unwrap().len(), 2, "{tree}");
+    assert_eq!((&tree["n_nodes"], &tree["nodes"][1]["parent"]), (&json!(3), &json!(0)), "{tree}");
+    assert!(tree["nodes"][0].get("text").is_none(), "{tree}");
+    let tree = served.get("/cache/tree?model=tiny&text=true").json();
+    assert_eq!(tree["nodes"][0]["text"], "one two three", "{tree}");
+    for (query, field) in [
+        ("max_nodes=x", "max_nodes"),
+        ("max_nodes=99999", "max_nodes"),
+        ("text=1", "text"),
+        ("x=1", "x"),
+    ] {
+        let reply = served.get(&format!("/cache/tree?model=tiny&{query}"));
+        assert_eq!(reply.refused(400).as_deref(), Some(field), "{query}");
+    }
+}
+
+#[test]
+fn only_an_admin_sees_what_is_cached_of_others() {
+    let keys = "sk-alice-0123456789 name=alice admin\nsk-bob-0123456789ab name=bob";
+    let served = Setup { keys, ..Setup::from(Script::default()) }.serve();
+    let ask = |key: &str, method: &str, path: &str, body: &str| {
+        let bearer = format!("Bearer {key}");
+        served.send(method, path, &[("authorization", bearer.as_str())], body).unwrap()
+    };
+    let (alice, bob) = ("sk-alice-0123456789", "sk-bob-0123456789ab");
+    let own = json!({"model": "tiny", "prompt": "hi"}).to_string();
+    let other = json!({"model": "tiny", "prompt": "hi", "key": "bob"}).to_string();
+    let unknown = json!({"model": "tiny", "prompt": "hi", "key": "eve"}).to_string();
+    assert_eq!(ask(bob, "POST", "/cache/explain", &own).status, 200);
+    assert_eq!(ask(alice, "POST", "/cache/explain", &other).status, 200);
+    ask(alice, "POST", "/cache/explain", &unknown).refused(400);
+    ask(bob, "POST", "/cache/explain", &other).refused(403);
+    ask(bob, "GET", "/cache/tree?model=tiny", "").refused(403);
+    assert_eq!(ask(alice, "GET", "/cache/tree?model=tiny", "").status, 200);
+}
+
+#[test]
 fn bad_fields_of_our_routes_are_named() {
     let served = Setup::from(Script::default()).serve();
     for (path, body, field) in [
@@ -47,6 +101,11 @@ fn bad_fields_of_our_routes_are_named() {
         ("/tokenize", json!({"model": "tiny", "prompt": "a", "x": 1}), "x"),
         ("/detokenize", json!({"model": "tiny", "tokens": [-1]}), "tokens"),
         ("/apply_template", json!({"model": "tiny", "messages": []}), "messages"),
+        ("/cache/explain", json!({"model": "tiny"}), "messages"),
+        ("/cache/explain", json!({"model": "tiny", "prompt": ["a", "b"]}), "prompt"),
+        ("/cache/explain", json!({"model": "tiny", "prompt": []}), "prompt"),
+        ("/cache/explain", json!({"model": "tiny", "prompt": "a", "x": 1}), "x"),
+        ("/cache/explain", json!({"model": "tiny", "prompt": "a", "key": "b"}), "key"),
         ("/models/load", json!({}), "model"),
         ("/models/load", json!({"model": "tiny", "keep_alive": -2}), "keep_alive"),
     ] {

@@ -195,6 +195,36 @@ fn forms_that_cannot_be_used_are_refused_in_the_words_of_the_request() {
 }
 
 #[test]
+fn the_cache_says_where_a_prompt_parts_from_what_is_cached() {
+    let served = Setup::of(real_runner()).serve();
+    let body = |question: &str| {
+        let system = json!({"role": "system", "content": "You answer in one word."});
+        let question = json!({"role": "user", "content": question});
+        json!({"model": "demo", "messages": [system, question], "max_tokens": 4})
+    };
+    let explained = |question: &str| served.post("/cache/explain", &body(question)).json();
+    assert_eq!(explained("What is red?")["miss"], "never_seen");
+    let tree = || served.get("/cache/tree?model=demo&text=true").json();
+    assert_eq!(tree()["nodes"], json!([]), "looking changes nothing");
+    assert_eq!(served.post("/v1/chat/completions", &body("What is red?")).status, 200);
+    let again = explained("What is red?");
+    assert_eq!((&again["differs"], &again["tier"]), (&json!(null), &json!("device")), "{again}");
+    // The model has recurrent layers: it goes on where the last message ends.
+    assert_eq!(again["miss"], "no_checkpoint", "{again}");
+    assert!(again["usable_tokens"].as_u64() < again["matched_tokens"].as_u64(), "{again}");
+    let other = explained("What is blue?");
+    let differs = &other["differs"];
+    assert!(differs["before"].as_str().unwrap().ends_with("What is"), "{other}");
+    assert!(differs["cached"].as_str().unwrap().starts_with(" red?"), "{other}");
+    assert!(differs["asked"].as_str().unwrap().starts_with(" blue?"), "{other}");
+    assert_eq!(other["matched_tokens"], differs["at"], "{other}");
+    let (tree, path) = (tree(), &other["path"]);
+    assert_eq!(tree["nodes"].as_array().unwrap().len() as u64, tree["n_nodes"].as_u64().unwrap());
+    assert_eq!(tree["nodes"][0]["text"], path[0]["text"], "{tree}");
+    assert!(tree["tiers"]["device"]["cached_bytes"].as_u64().unwrap() > 0, "{tree}");
+}
+
+#[test]
 fn attack_32_a_callers_text_forges_no_role() {
     let served = Setup::of(real_runner()).serve();
     let count = |content: &str, role: &str| {

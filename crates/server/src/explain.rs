@@ -1,4 +1,4 @@
-//! What the cache had of a prompt, in a sentence.
+//! What the cache had of a prompt, in words and in a sentence.
 
 use protocol::{CacheMatch, CacheTier, MissCause};
 
@@ -15,7 +15,32 @@ pub fn line(found: &CacheMatch, excerpt: &dyn Fn(&[u32]) -> String) -> String {
     format!("cache: {usable_tokens} of {prompt_tokens} prompt tokens{from}; {why}")
 }
 
-fn why(found: &CacheMatch, excerpt: &dyn Fn(&[u32]) -> String) -> String {
+/// A tier in one word.
+pub fn tier(tier: CacheTier) -> &'static str {
+    match tier {
+        CacheTier::Device => "device",
+        CacheTier::Host => "host",
+        CacheTier::Disk => "disk",
+    }
+}
+
+/// A cause in one word.
+pub fn cause(cause: &MissCause) -> &'static str {
+    match cause {
+        MissCause::Complete => "complete",
+        MissCause::StateAtEnd => "state_at_end",
+        MissCause::NoCheckpoint => "no_checkpoint",
+        MissCause::InFlight => "in_flight",
+        MissCause::Slower => "slower",
+        MissCause::NoRoom => "no_room",
+        MissCause::Evicted => "evicted",
+        MissCause::Diverged { .. } => "diverged",
+        MissCause::NeverSeen => "never_seen",
+    }
+}
+
+/// Why not more was reused. `excerpt` makes text of tokens.
+pub fn why(found: &CacheMatch, excerpt: &dyn Fn(&[u32]) -> String) -> String {
     let matched = found.matched_tokens;
     match &found.cause {
         MissCause::Complete => "all that can be".to_owned(),
