@@ -1,14 +1,21 @@
 //! Bodies of requests: how large, how long, and their fields.
 
+use std::time::Duration;
+
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use futures_util::StreamExt;
 
 use super::fields::Fields;
 use super::json;
 use super::{App, Limits};
 use crate::failure::{Failure, Kind};
+
+/// Of a body that is not wanted. The connection of a longer one ends.
+const MAX_DISCARDED_BYTES: usize = 1 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// The fields of a JSON body, as an argument of a handler.
 pub struct Body(pub Fields);
@@ -25,8 +32,27 @@ impl FromRequest<App> for Body {
     }
 }
 
+/// Reads what nobody wants, within bounds, so that the next request of the connection is found
+/// where it begins, and the answer is not lost in a reset of the connection.
+pub async fn discard(body: axum::body::Body) {
+    let mut chunks = body.into_data_stream();
+    let all = async {
+        let mut n_bytes = 0;
+        while let Some(Ok(chunk)) = chunks.next().await {
+            n_bytes += chunk.len();
+            if n_bytes > MAX_DISCARDED_BYTES {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIME, all).await;
+}
+
 async fn read(request: Request, limits: &Limits) -> Result<axum::body::Bytes, Failure> {
-    check_type(request.headers())?;
+    if let Err(failure) = check_type(request.headers()) {
+        discard(request.into_body()).await;
+        return Err(failure);
+    }
     let max_bytes = limits.body_bytes;
     let too_large = || Failure::new(Kind::TooLarge, format!("the body is over {max_bytes} bytes"));
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());

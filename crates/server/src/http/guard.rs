@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::body::discard;
 use super::keys::Caller;
 use super::{App, new_id};
 use crate::dialect;
@@ -63,7 +64,10 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Ok(Some(caller))
     });
     let mut response = match checked {
-        Err(failure) => failure.into_response(),
+        Err(failure) => {
+            discard(request.into_body()).await;
+            failure.into_response()
+        }
         Ok(None) => preflight(),
         Ok(Some(caller)) => {
             if let Some(caller) = caller {

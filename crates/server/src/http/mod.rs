@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::TcpListener;
@@ -98,9 +99,14 @@ pub async fn run(
 }
 
 fn router(app: App) -> Router {
-    let unknown = || async { Failure::new(Kind::NotFound, "there is no such route") };
-    let wrong =
-        || async { Failure::new(Kind::MethodNotAllowed, "the route has other methods than this") };
+    let refused = |kind, message| {
+        move |request: Request| async move {
+            body::discard(request.into_body()).await;
+            Failure::new(kind, message)
+        }
+    };
+    let unknown = refused(Kind::NotFound, "there is no such route");
+    let wrong = refused(Kind::MethodNotAllowed, "the route has other methods than this");
     let routes =
         dialect::ALL.iter().fold(Router::new(), |router, dialect| router.merge((dialect.routes)()));
     routes

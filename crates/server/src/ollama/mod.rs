@@ -12,21 +12,25 @@ mod options;
 mod time;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::routing::{delete, get, post};
 use serde_json::{Value, json};
 
 use crate::dialect::Dialect;
 use crate::failure::{Failure, Kind};
 use crate::http::App;
-use crate::http::body::Body;
+use crate::http::body::{Body, discard};
 
 /// This API.
 pub static DIALECT: Dialect = Dialect { prefixes: &["/api/"], routes, error };
 
 fn routes() -> Router<App> {
-    // A body that nobody reads would end the connection.
-    let refused = |message: &'static str| move |_: Body| async move { refused(message) };
-    let unread = |message: &'static str| move || async move { self::refused(message) };
+    let refused = |message: &'static str| {
+        move |request: Request| async move {
+            discard(request.into_body()).await;
+            refused(message)
+        }
+    };
     let pull = "models are fetched on the server's machine: offshoot pull ORG/NAME";
     let create = "models are made on the server's machine: offshoot quantize SOURCE TARGET";
     let copy = "models are copied on the server's machine, as folders of its store";
@@ -45,7 +49,7 @@ fn routes() -> Router<App> {
         .route("/api/push", post(refused(push)))
         .route("/api/copy", post(refused(copy)))
         .route("/api/delete", delete(refused(remove)))
-        .route("/api/blobs/{digest}", post(unread(blob)).head(unread(blob)))
+        .route("/api/blobs/{digest}", post(refused(blob)).head(refused(blob)))
         .route("/api/embed", post(embeddings))
         .route("/api/embeddings", post(embeddings))
 }

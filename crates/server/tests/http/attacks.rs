@@ -237,6 +237,35 @@ fn attack_34_keys_are_needed_and_never_shown() {
 }
 
 #[test]
+fn what_is_refused_unread_leaves_the_connection_to_the_next_request() {
+    let keys = "sk-alice-0123456789 name=alice";
+    let served = Setup { keys, ..Setup::from(Script::default()) }.serve();
+    let body = format!("\"{}\"", "x".repeat(300_000));
+    let key = ("authorization", "Bearer sk-alice-0123456789");
+    let wrong = ("authorization", "Bearer sk-nobody-012345678");
+    let chat = "/v1/chat/completions";
+    for (status, path, method, headers) in [
+        (401, chat, "POST", vec![wrong]),
+        (403, chat, "POST", vec![key, ("origin", "https://evil.example")]),
+        (404, "/v1/nowhere", "POST", vec![key]),
+        (405, chat, "PUT", vec![key]),
+        (415, chat, "POST", vec![key, ("content-type", "text/plain")]),
+        (403, "/api/blobs/sha256:0", "POST", vec![key]),
+    ] {
+        let first = request(method, path, &headers, &body).replace("connection: close\r\n", "");
+        let second = request("GET", "/health", &[], "");
+        let mut stream = connect(served.address);
+        let mut sender = stream.try_clone().unwrap();
+        // The second begins while the first is still on its way.
+        std::thread::spawn(move || sender.write_all(format!("{first}{second}").as_bytes()));
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {text}");
+        assert!(text.ends_with("{\"status\":\"ok\"}"), "{path}: {text}");
+    }
+}
+
+#[test]
 fn attack_35_work_for_clients_that_left_is_stopped() {
     let script = Script { prefill_steps: None, ..Script::default() };
     let served = Setup { max_requests: 1000, ..script.into() }.serve();
