@@ -98,9 +98,14 @@ impl Constrained {
         }
     }
 
-    /// For each row of logits whether it may be drawn.
-    pub fn allowed(&self) -> &[bool] {
-        &self.allowed
+    /// Whether what may be drawn next has to be worked out, with all before it known.
+    pub fn needs_mask(&self) -> bool {
+        self.constraint.needs_mask()
+    }
+
+    /// For each row of logits whether it may be drawn; none where anything may.
+    pub fn allowed(&self) -> Option<&[bool]> {
+        self.needs_mask().then_some(&self.allowed)
     }
 
     /// Goes on with a token that was drawn.

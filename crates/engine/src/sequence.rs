@@ -130,17 +130,17 @@ impl Sequence {
 
     /// Whether a token can be drawn before those before it are on the host.
     pub fn runs_ahead(&self) -> bool {
-        !has_penalties(&self.request.sampling) && self.constrained.is_none()
+        !has_penalties(&self.request.sampling) && !self.is_constrained()
     }
 
     /// Whether what it may draw is worked out on the host.
     pub fn is_constrained(&self) -> bool {
-        self.constrained.is_some()
+        self.constrained.as_ref().is_some_and(Constrained::needs_mask)
     }
 
     /// Works out what it may draw, before it draws.
     pub fn constrain(&mut self) {
-        if let Some(constrained) = &mut self.constrained {
+        if let Some(constrained) = self.constrained.as_mut().filter(|c| c.needs_mask()) {
             constrained.prepare();
         }
     }
@@ -167,7 +167,7 @@ impl Sequence {
             tokens: &self.tokens,
             n_drawn: self.n_drawn(),
             top_logprobs: self.request.top_logprobs,
-            allowed: self.constrained.as_ref().map(Constrained::allowed),
+            allowed: self.constrained.as_ref().and_then(Constrained::allowed),
         }
     }
 

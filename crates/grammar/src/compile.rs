@@ -71,6 +71,7 @@ pub(crate) fn compile(factory: &ParserFactory, rule: &Rule) -> Result<Compiled, 
 
 fn parse(rule: &Rule) -> Result<TopLevelGrammar, String> {
     match rule {
+        Rule::Anything => Ok(TopLevelGrammar::from_regex("(?s:.*)")),
         Rule::JsonSchema(text) => {
             let schema = serde_json::from_str::<Value>(text);
             let schema = schema.map_err(|e| format!("is not JSON: {e}"))?;

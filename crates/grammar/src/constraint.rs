@@ -20,11 +20,14 @@ pub struct Mask {
 
 /// Follows one answer.
 pub struct Constraint {
-    matcher: Matcher,
+    /// None where anything may follow the reasoning.
+    matcher: Option<Matcher>,
     vocabulary: Arc<Vocabulary>,
     stop_tokens: Vec<u32>,
     preamble: Option<Preamble>,
     phase: Phase,
+    /// Tokens of the reasoning, its closing tag included.
+    n_reasoned: u32,
 }
 
 /// The reasoning before the grammar begins.
@@ -32,7 +35,11 @@ pub struct Constraint {
 pub(crate) struct Preamble {
     pub opens: Option<Arc<Marker>>,
     pub closes: Arc<Marker>,
+    pub max_tokens: Option<u32>,
 }
+
+/// Tokens that may have been drawn and are not known here yet.
+const MAX_UNKNOWN_TOKENS: u32 = 2;
 
 /// Where an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +79,7 @@ impl Mask {
 
 impl Constraint {
     pub(crate) fn new(
-        matcher: Matcher,
+        matcher: Option<Matcher>,
         vocabulary: Arc<Vocabulary>,
         stop_tokens: Vec<u32>,
         preamble: Option<Preamble>,
@@ -82,7 +89,20 @@ impl Constraint {
             Some(Preamble { opens: None, .. }) => Phase::Reasoning(0),
             Some(Preamble { opens: Some(_), .. }) => Phase::Opening(0),
         };
-        Self { matcher, vocabulary, stop_tokens, preamble, phase }
+        Self { matcher, vocabulary, stop_tokens, preamble, phase, n_reasoned: 0 }
+    }
+
+    /// Whether what may come next has to be known before it is drawn, and all before it to be
+    /// accepted. Otherwise anything may come, also after a token that is not known yet.
+    pub fn needs_mask(&self) -> bool {
+        self.matcher.is_some() || self.is_bounded_after(MAX_UNKNOWN_TOKENS)
+    }
+
+    /// Whether the reasoning has to end, were it so many tokens longer.
+    fn is_bounded_after(&self, n_more: u32) -> bool {
+        let max = self.preamble.as_ref().and_then(|preamble| preamble.max_tokens);
+        let is_reasoning = matches!(self.phase, Phase::Reasoning(_));
+        is_reasoning && max.is_some_and(|max| self.n_reasoned.saturating_add(n_more) >= max)
     }
 
     /// The tokens that may come next: at least one.
@@ -91,7 +111,13 @@ impl Constraint {
     /// The grammar is too complex, or lets nothing follow here. There is no way on.
     pub fn mask(&mut self) -> Result<Mask, String> {
         let mut tokens = match (self.phase, &self.preamble) {
-            (Phase::Reasoning(at), Some(preamble)) => {
+            (Phase::Reasoning(at), Some(preamble)) if self.is_bounded_after(0) => {
+                let mut tokens = SimpleVob::alloc(self.vocabulary.n_rows() + 1);
+                let closing = preamble.closes.continuing(at, &self.vocabulary);
+                closing.iter().for_each(|token| tokens.allow_token(*token));
+                tokens
+            }
+            (Phase::Reasoning(at), Some(preamble)) if self.matcher.is_some() => {
                 let mut tokens = self.vocabulary.known().clone();
                 let crossing = preamble.closes.crossing(at, &self.vocabulary);
                 let refused = crossing.iter().chain(&self.stop_tokens);
@@ -121,7 +147,8 @@ impl Constraint {
     }
 
     fn mask_of_grammar(&mut self) -> Result<SimpleVob, String> {
-        let mut tokens = self.matcher.compute_mask().map_err(|e| told(&e.to_string()))?;
+        let Some(matcher) = &mut self.matcher else { return Ok(self.vocabulary.known().clone()) };
+        let mut tokens = matcher.compute_mask().map_err(|e| told(&e.to_string()))?;
         let end = self.vocabulary.end();
         let may_end = tokens.is_allowed(end);
         tokens.disallow_token(end);
@@ -144,6 +171,7 @@ impl Constraint {
         if self.stop_tokens.contains(&token) {
             return Ok(());
         }
+        self.n_reasoned += u32::from(matches!(self.phase, Phase::Reasoning(_)));
         let Some(preamble) = self.preamble.clone() else { return self.consume(token) };
         let vocabulary = &self.vocabulary;
         match (self.phase, &preamble.opens) {
@@ -157,7 +185,9 @@ impl Constraint {
             (Phase::Opening(at), Some(opens)) if opens.continues(at, token, vocabulary) => {
                 match opens.step(at, token, vocabulary) {
                     Found::Whole { .. } => self.phase = Phase::Reasoning(0),
-                    Found::Part(_) if at == 0 && self.grammar_allows(token)? => {
+                    Found::Part(_)
+                        if at == 0 && self.matcher.is_some() && self.grammar_allows(token)? =>
+                    {
                         return self.consume(token);
                     }
                     Found::Part(at) => self.phase = Phase::Opening(at),
@@ -177,17 +207,21 @@ impl Constraint {
     }
 
     fn grammar_allows(&mut self, token: u32) -> Result<bool, String> {
-        let n = self.matcher.validate_tokens(&[token]).map_err(|e| told(&e.to_string()))?;
+        let Some(matcher) = &mut self.matcher else { return Ok(true) };
+        let n = matcher.validate_tokens(&[token]).map_err(|e| told(&e.to_string()))?;
         Ok(n == 1)
     }
 
     fn consume(&mut self, token: u32) -> Result<(), String> {
         self.phase = Phase::Inside;
-        self.matcher.consume_token(token).map_err(|e| told(&e.to_string()))
+        match &mut self.matcher {
+            None => Ok(()),
+            Some(matcher) => matcher.consume_token(token).map_err(|e| told(&e.to_string())),
+        }
     }
 
     /// Whether the grammar has come to its end, and nothing may follow but the end of the answer.
     pub fn is_over(&self) -> bool {
-        self.phase == Phase::Inside && self.matcher.is_stopped()
+        self.phase == Phase::Inside && self.matcher.as_ref().is_some_and(Matcher::is_stopped)
     }
 }

@@ -69,23 +69,31 @@ impl Grammars {
         grammar: &Grammar,
         stop_tokens: &[u32],
     ) -> Result<Constraint, InvalidField> {
-        self.n_begun += 1;
-        let compiled = match self.kept.iter_mut().find(|kept| kept.rule == grammar.rule) {
-            Some(kept) => {
-                kept.used = self.n_begun;
-                &kept.compiled
-            }
-            None => {
-                let compiled = compile(&self.factory, &grammar.rule)?;
-                self.keep(grammar.rule.clone(), compiled)
-            }
+        let matcher = match &grammar.rule {
+            Rule::Anything => None,
+            rule => Some(self.compiled(rule)?.matcher.deep_clone()),
         };
-        let matcher = compiled.matcher.deep_clone();
         let preamble = grammar.reasoning.as_ref().map(|reasoning| Preamble {
             opens: reasoning.opens.as_ref().map(|tag| self.marker(tag)),
             closes: self.marker(&reasoning.closes),
+            max_tokens: reasoning.max_tokens,
         });
-        Ok(Constraint::new(matcher, Arc::clone(&self.vocabulary), stop_tokens.to_vec(), preamble))
+        let stop_tokens = stop_tokens.to_vec();
+        Ok(Constraint::new(matcher, Arc::clone(&self.vocabulary), stop_tokens, preamble))
+    }
+
+    fn compiled(&mut self, rule: &Rule) -> Result<&Compiled, InvalidField> {
+        self.n_begun += 1;
+        match self.kept.iter().position(|kept| kept.rule == *rule) {
+            Some(idx) => {
+                self.kept[idx].used = self.n_begun;
+                Ok(&self.kept[idx].compiled)
+            }
+            None => {
+                let compiled = compile(&self.factory, rule)?;
+                Ok(self.keep(rule.clone(), compiled))
+            }
+        }
     }
 
     /// Keeps it, and of the others what there is room for.

@@ -27,6 +27,8 @@ pub struct Grammar {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(proptest_derive::Arbitrary))]
 pub enum Rule {
+    /// Nothing: only the reasoning before it is bounded.
+    Anything,
     /// A JSON text by this JSON Schema (itself a JSON text).
     JsonSchema(String),
     /// A regular expression in the syntax of Rust's `regex`, without look-around.
@@ -36,8 +38,8 @@ pub enum Rule {
     Lark(String),
 }
 
-/// Reasoning before the part that a grammar describes. Every token may come there but stop tokens;
-/// after it blanks may come first.
+/// Reasoning before the part that a grammar describes. Every token may come there but, if a rule
+/// follows, stop tokens; after it blanks may come first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(proptest_derive::Arbitrary))]
 pub struct Reasoning {
@@ -46,6 +48,8 @@ pub struct Reasoning {
     pub opens: Option<Tag>,
     /// What ends it.
     pub closes: Tag,
+    /// After so many tokens of it, it ends: nothing but the closing tag may follow.
+    pub max_tokens: Option<u32>,
 }
 
 /// What stands between reasoning and answer.
@@ -62,6 +66,7 @@ impl Rule {
     /// The text of the rule, and what errors call it.
     pub fn text(&self) -> (&'static str, &str) {
         match self {
+            Self::Anything => ("anything", ""),
             Self::JsonSchema(text) => ("json_schema", text),
             Self::Regex(text) => ("regex", text),
             Self::Lark(text) => ("lark", text),

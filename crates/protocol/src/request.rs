@@ -264,7 +264,7 @@ mod tests {
         check("regex", &|r| r.grammar = ruled(Rule::Regex(long())));
         check("lark", &|r| r.grammar = ruled(Rule::Lark(long())));
         let after = |opens, closes| {
-            let reasoning = Some(Reasoning { opens, closes });
+            let reasoning = Some(Reasoning { opens, closes, max_tokens: None });
             Some(Grammar { rule: Rule::Regex("a".to_owned()), reasoning })
         };
         check("reasoning", &|r| r.grammar = after(None, Tag::Text(String::new())));

@@ -213,7 +213,8 @@ fn log_probabilities_are_those_without_a_grammar() {
 #[test]
 fn the_grammar_begins_after_the_reasoning_in_the_same_pass() {
     let (mut engine, vocabulary) = (demo(CacheSettings::default(), false), vocabulary());
-    let reasoning = Reasoning { opens: None, closes: Tag::Text("</think>".to_owned()) };
+    let reasoning =
+        Reasoning { opens: None, closes: Tag::Text("</think>".to_owned()), max_tokens: None };
     let all = (0..12).map(|seed| {
         let mut request = asked(seed, regex(DATE));
         request.grammar.as_mut().unwrap().reasoning = Some(reasoning.clone());

@@ -5,7 +5,10 @@ use protocol::{Reasoning, Tag};
 use super::*;
 
 fn after(opens: Option<Tag>, closes: Tag) -> Grammar {
-    Grammar { rule: regex("(yes|no)"), reasoning: Some(Reasoning { opens, closes }) }
+    Grammar {
+        rule: regex("(yes|no)"),
+        reasoning: Some(Reasoning { opens, closes, max_tokens: None }),
+    }
 }
 
 fn text(tag: &str) -> Tag {
@@ -97,6 +100,50 @@ fn no_token_ends_the_tag_and_goes_on_with_more_than_blanks() {
     let mut constraint = follow(&after(None, text("a\"")), &["b"]);
     let tokens = allowed(&mut constraint);
     assert!(crossing.iter().all(|token| tokens.contains(token)));
+}
+
+fn bounded(rule: Rule, opens: Option<Tag>, max_tokens: u32) -> Grammar {
+    let closes = text("</think>");
+    Grammar { rule, reasoning: Some(Reasoning { opens, closes, max_tokens: Some(max_tokens) }) }
+}
+
+#[test]
+fn a_bound_ends_the_reasoning_with_its_tag_and_nothing_else() {
+    for rule in [regex("(yes|no)"), Rule::Anything] {
+        for n in [0usize, 1, 5] {
+            let mut constraint =
+                follow(&bounded(rule.clone(), None, n as u32), &["a"; 5][..n.min(5)]);
+            let tokens = allowed(&mut constraint);
+            let vocabulary = vocabulary();
+            let begins = |t: &u32| b"</think>".starts_with(vocabulary.text(*t));
+            assert!(!tokens.is_empty() && tokens.iter().all(begins), "{rule:?} {n} {tokens:?}");
+            // However the tag is spelled, it comes to its end.
+            for part in ["<", "/", "t", "h", "i", "n", "k", ">"] {
+                assert!(constraint.needs_mask());
+                assert!(constraint.mask().unwrap().allows(token(&vocabulary, part)), "{part}");
+                constraint.accept(token(&vocabulary, part)).unwrap();
+            }
+            assert_eq!(constraint.needs_mask(), rule != Rule::Anything);
+        }
+    }
+}
+
+#[test]
+fn where_anything_may_follow_masks_are_needed_near_the_bound_alone() {
+    let mut constraint = follow(&bounded(Rule::Anything, Some(text("<think>")), 9), &[]);
+    let vocabulary = vocabulary();
+    let mut needed = Vec::new();
+    for part in ["<think>", "a", "b", "c", "d", "e", "f", "g", "h", "i"] {
+        needed.push(constraint.needs_mask());
+        constraint.accept(token(&vocabulary, part)).unwrap();
+    }
+    let expected = [false, false, false, false, false, false, false, false, true, true];
+    assert_eq!(needed, expected);
+    // An answer that ends its reasoning earlier, or has none, is never held up.
+    for parts in [&["<think>", "a", "</think>"][..], &["a", "b", "c"]] {
+        let constraint = follow(&bounded(Rule::Anything, Some(text("<think>")), 9), parts);
+        assert!(!constraint.needs_mask() && !constraint.is_over(), "{parts:?}");
+    }
 }
 
 #[test]

@@ -36,22 +36,22 @@ pub fn conversation(
         return Err(fields.invalid("messages", reason));
     }
     let mut kwargs = JsonMap::new();
-    thinking(fields, max_tokens, &mut kwargs)?;
+    let max_reasoning_tokens = thinking(fields, max_tokens, &mut kwargs)?;
     let said = output(fields, &mut kwargs)?;
     context_management(fields)?;
     fields.only("speed", &[json!("standard")])?;
     let conversation = Conversation { messages, tools, kwargs, marks, ..Conversation::default() };
-    Ok((conversation, Form { said, calls, has_one_call }))
+    Ok((conversation, Form { said, calls, has_one_call, max_reasoning_tokens }))
 }
 
-/// Without the field a model does not think, as the API has it.
+/// Without the field a model does not think, as the API has it. Gives the bound of thoughts.
 fn thinking(
     fields: &mut Fields,
     max_tokens: Option<u32>,
     kwargs: &mut JsonMap,
-) -> Result<(), Failure> {
+) -> Result<Option<u32>, Failure> {
     kwargs.insert("enable_thinking".into(), false.into());
-    let Some(mut thinking) = fields.object("thinking")? else { return Ok(()) };
+    let Some(mut thinking) = fields.object("thinking")? else { return Ok(None) };
     let words = ["enabled", "adaptive", "disabled"];
     let word = thinking.word("type", &words)?;
     let word = word.ok_or_else(|| thinking.invalid("type", "is missing"))?;
@@ -59,6 +59,7 @@ fn thinking(
         kwargs.insert("enable_thinking".into(), true.into());
         thinking.only("display", &[json!("summarized")])?;
     }
+    let mut bound = None;
     if word == "enabled" {
         let budget = thinking.u32("budget_tokens", MIN_BUDGET_TOKENS)?;
         let budget = budget.ok_or_else(|| thinking.invalid("budget_tokens", "is missing"))?;
@@ -66,8 +67,10 @@ fn thinking(
             return Err(thinking.invalid("budget_tokens", "must be less than max_tokens"));
         }
         kwargs.insert("thinking_budget".into(), budget.into());
+        bound = Some(budget);
     }
-    thinking.end()
+    thinking.end()?;
+    Ok(bound)
 }
 
 /// What an answer has to look like; its older place is the request itself.

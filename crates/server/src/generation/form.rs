@@ -1,7 +1,7 @@
 //! What an answer has to look like, and the grammar that makes it so.
 
 use protocol::{Grammar, MAX_GRAMMAR_BYTES, Reasoning, Rule, Tag};
-use text::{Json, Said, Wanted};
+use text::{AnswerFormat, Json, Said, Wanted};
 
 use crate::failure::{Failure, Kind};
 use crate::prompter::Prompter;
@@ -15,6 +15,8 @@ pub struct Form {
     pub calls: Calls,
     /// It calls once at most.
     pub has_one_call: bool,
+    /// The reasoning ends after so many tokens.
+    pub max_reasoning_tokens: Option<u32>,
 }
 
 /// The form of a text, and the field that asks for it.
@@ -100,6 +102,9 @@ impl Form {
 
     /// The grammar of answers to a prompt that ends in `tail`; none where anything may come.
     /// Without `tools` it is the continuation of a text, and no conversation.
+    ///
+    /// # Errors
+    /// A form, tool or bound is of no use with this model.
     pub fn grammar(
         &self,
         prompter: &Prompter,
@@ -108,7 +113,11 @@ impl Form {
     ) -> Result<Option<Grammar>, Failure> {
         let is_strict = self.calls != Calls::Free && tools.is_some_and(|tools| !tools.is_empty());
         if self.said.is_none() && !is_strict {
-            return Ok(None);
+            return self.bounded(prompter, tail, tools.is_some());
+        }
+        if self.max_reasoning_tokens.is_some() && prompter.format().has_channels() {
+            let reason = "cannot be used beside a form or forced calls with this model";
+            return Err(Failure::invalid("thinking_budget", reason));
         }
         let has_channels = prompter.format().has_channels();
         let is_plain = tools.is_none_or(|tools| tools.is_empty() && !has_channels);
@@ -119,8 +128,25 @@ impl Form {
             Some(Said::Anything) => return Ok(None),
             None => Rule::Lark(self.lark(prompter, tools.unwrap_or_default())?),
         };
-        let reasoning = tools.and_then(|_| reasoning(prompter, tail));
+        let reasoning = tools.and_then(|_| self.reasoning(prompter, tail));
         Ok(Some(Grammar { rule, reasoning }))
+    }
+
+    /// Only the reasoning is bounded, if there is any.
+    fn bounded(
+        &self,
+        prompter: &Prompter,
+        tail: &str,
+        is_chat: bool,
+    ) -> Result<Option<Grammar>, Failure> {
+        if self.max_reasoning_tokens.is_none() || !is_chat {
+            return Ok(None);
+        }
+        let reasoning = match prompter.format().has_channels() {
+            true => Some(self.channel(prompter)?),
+            false => self.reasoning(prompter, tail),
+        };
+        Ok(reasoning.map(|reasoning| Grammar { rule: Rule::Anything, reasoning: Some(reasoning) }))
     }
 
     fn lark(&self, prompter: &Prompter, tools: &[Json]) -> Result<String, Failure> {
@@ -143,20 +169,29 @@ impl Form {
         }
         Ok(lark)
     }
-}
 
-/// How reasoning begins and ends in an answer, unless the prompt has closed it already.
-fn reasoning(prompter: &Prompter, tail: &str) -> Option<Reasoning> {
-    let (open, close) = prompter.format().reasoning_tags()?;
-    let tail = tail.trim_end();
-    if tail.ends_with(close) {
-        return None;
+    /// How reasoning begins and ends in an answer, unless the prompt has closed it already.
+    fn reasoning(&self, prompter: &Prompter, tail: &str) -> Option<Reasoning> {
+        let (open, close) = prompter.format().reasoning_tags()?;
+        let tail = tail.trim_end();
+        if tail.ends_with(close) {
+            return None;
+        }
+        let special = prompter.special_markup();
+        let tag = |literal: &str| match special.iter().find(|(known, _)| *known == literal) {
+            Some((_, id)) => Tag::Tokens(vec![*id]),
+            None => Tag::Text(literal.to_owned()),
+        };
+        let is_open = prompter.parser(tail, &[]).is_ok_and(|parser| parser.in_reasoning());
+        let opens = (!is_open).then(|| tag(open));
+        Some(Reasoning { opens, closes: tag(close), max_tokens: self.max_reasoning_tokens })
     }
-    let special = prompter.special_markup();
-    let tag = |literal: &str| match special.iter().find(|(known, _)| *known == literal) {
-        Some((_, id)) => Tag::Tokens(vec![*id]),
-        None => Tag::Text(literal.to_owned()),
-    };
-    let is_open = prompter.parser(tail, &[]).is_ok_and(|parser| parser.in_reasoning());
-    Some(Reasoning { opens: (!is_open).then(|| tag(open)), closes: tag(close) })
+
+    /// The same of a model that has a channel for it.
+    fn channel(&self, prompter: &Prompter) -> Result<Reasoning, Failure> {
+        let [open, close] = AnswerFormat::REASONING_CHANNEL;
+        let ids = |text: &str| Ok::<_, Failure>(prompter.raw(text)?.tokens);
+        let (opens, closes) = (Some(Tag::Tokens(ids(open)?)), Tag::Tokens(ids(close)?));
+        Ok(Reasoning { opens, closes, max_tokens: self.max_reasoning_tokens })
+    }
 }

@@ -85,7 +85,8 @@ pub fn conversation(fields: &mut Fields) -> Result<(Conversation, Form), Failure
     let Tools { list: tools, calls, has_one_call } = tools(fields)?;
     let kwargs = kwargs(fields)?;
     let conversation = Conversation { messages, tools, kwargs, ..Conversation::default() };
-    Ok((conversation, Form { said: None, calls, has_one_call }))
+    let max_reasoning_tokens = fields.u32("thinking_budget", 0)?;
+    Ok((conversation, Form { said: None, calls, has_one_call, max_reasoning_tokens }))
 }
 
 /// Variables of the template.

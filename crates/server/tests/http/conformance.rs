@@ -174,6 +174,8 @@ fn every_field_of_chats_takes_effect_or_is_refused() {
         (json!({"logprobs": true, "top_logprobs": 20}), Taken),
         (json!({"logprobs": true, "top_logprobs": 21}), Refused("top_logprobs")),
         (json!({"top_logprobs": 1}), Refused("top_logprobs")),
+        (json!({"thinking_budget": 0}), Taken),
+        (json!({"thinking_budget": -1}), Refused("thinking_budget")),
         (json!({"reasoning_effort": "none"}), Taken),
         (json!({"reasoning_effort": "high"}), Taken),
         (json!({"reasoning_effort": "most"}), Refused("reasoning_effort")),

@@ -170,6 +170,34 @@ fn other_dialects_force_the_same_and_thinking_comes_first() {
 }
 
 #[test]
+fn a_budget_ends_the_thinking_and_the_answer_follows() {
+    let served = Setup { keys: KEYS, ..Setup::of(real_runner()) }.serve();
+    let thinks = |more: Value| {
+        let mut fields = json!({"enable_thinking": true, "max_tokens": 120});
+        for (name, value) in more.as_object().unwrap() {
+            fields[name] = value.clone();
+        }
+        let answer = ask(&served, ALICE, fields);
+        let n = answer["usage"]["completion_tokens_details"]["reasoning_tokens"].clone();
+        (n.as_u64().unwrap(), answer["choices"][0].clone())
+    };
+    let (free, answer) = thinks(json!({}));
+    assert!(free > 6 && answer["finish_reason"] == "stop", "{free} {answer}");
+    for budget in [0, 1, 2, 3] {
+        let (n, answer) = thinks(json!({"thinking_budget": budget}));
+        // Its tags count as well.
+        assert!(n <= budget + 3, "{n} of {budget}: {answer}");
+        assert_eq!(answer["finish_reason"], "stop", "{answer}");
+        assert!(!answer["message"]["content"].as_str().unwrap().trim().is_empty(), "{answer}");
+    }
+    let (n, answer) = thinks(json!({"thinking_budget": 500}));
+    assert_eq!((n, &answer["message"]), (free, &thinks(json!({})).1["message"]));
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "c", "schema": city()}});
+    let (n, answer) = thinks(json!({"thinking_budget": 4, "response_format": schema}));
+    assert!(n <= 7 && is_city(answer["message"]["content"].as_str().unwrap()), "{n} {answer}");
+}
+
+#[test]
 fn forms_that_cannot_be_used_are_refused_in_the_words_of_the_request() {
     let served = Setup::of(real_runner()).serve();
     let check = |fields: Value, field: &str| {

@@ -90,6 +90,9 @@ const MARKUP: [&str; 30] = [
 ];
 
 impl AnswerFormat {
+    /// What opens and closes the reasoning where it has a channel of its own.
+    pub const REASONING_CHANNEL: [&str; 2] = ["<|channel|>analysis", "<|end|>"];
+
     /// Looks at the sources of the model's chat template, if it has one, and at its tokens.
     pub fn detect(source: Option<&TemplateSource>, tokenizer: &Tokenizer) -> AnswerFormat {
         let is_token = |literal: &str| tokenizer.token_to_id(literal).is_some();
