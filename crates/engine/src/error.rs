@@ -41,9 +41,8 @@ impl Error {
 impl From<mlx::Error> for Error {
     fn from(error: mlx::Error) -> Self {
         let fault = match &error {
-            mlx::Error::OutOfMemory { .. }
-            | mlx::Error::NoBackend(_)
-            | mlx::Error::Version { .. } => Fault::World,
+            mlx::Error::OutOfMemory { .. } => Fault::Memory,
+            mlx::Error::NoBackend(_) | mlx::Error::Version { .. } => Fault::World,
             _ => Fault::Ours,
         };
         Self { fault, message: error.to_string(), is_of_device: true }
@@ -53,12 +52,12 @@ impl From<mlx::Error> for Error {
 /// A model that does not load is the fault of whoever chose or made it.
 impl From<models::Error> for Error {
     fn from(error: models::Error) -> Self {
+        let message = error.to_string();
         match error {
             models::Error::Mlx(error) => error.into(),
-            world @ (models::Error::Memory { .. }
-            | models::Error::Disk { .. }
-            | models::Error::Write { .. }) => Self::world(world.to_string()),
-            other => Self::caller(other.to_string()),
+            models::Error::Memory { .. } => Self { fault: Fault::Memory, ..Self::world(message) },
+            models::Error::Disk { .. } | models::Error::Write { .. } => Self::world(message),
+            _ => Self::caller(message),
         }
     }
 }

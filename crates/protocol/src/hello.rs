@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 /// Version of every message after the hello. Raised by each change of an encoding.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 const MAGIC: [u8; 8] = *b"OFFSHOOT";
 

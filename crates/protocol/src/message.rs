@@ -124,7 +124,9 @@ pub enum FinishReason {
 pub enum Fault {
     /// The request cannot be served as it is; the message says what to change.
     Caller,
-    /// Memory, disk or device; the same request may succeed later or elsewhere.
+    /// Memory is short; the same request may succeed when others have left.
+    Memory,
+    /// Disk or device; the same request may succeed later or elsewhere.
     World,
     /// A defect of Offshoot.
     Ours,

@@ -365,7 +365,7 @@ impl<E: Engine, W: Write> Serving<'_, E, W> {
                 self.link.fail(None, error.clone());
                 Err(error.clone())
             }
-            Fault::Caller | Fault::World => Ok(StepOutcome::Idle),
+            Fault::Caller | Fault::Memory | Fault::World => Ok(StepOutcome::Idle),
         }
     }
 
@@ -428,7 +428,7 @@ impl<E: Engine, W: Write> Serving<'_, E, W> {
                 self.link.fail(Some(id), error.clone());
                 return match error.fault {
                     Fault::Ours => self.fail_all(&error).map(drop),
-                    Fault::Caller | Fault::World => Ok(()),
+                    Fault::Caller | Fault::Memory | Fault::World => Ok(()),
                 };
             }
         };

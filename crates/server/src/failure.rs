@@ -79,7 +79,9 @@ impl Failure {
     pub fn of_fault(fault: Fault, message: String) -> Self {
         match fault {
             Fault::Caller => Self::new(Kind::Invalid, message),
-            Fault::World => Self::new(Kind::Unavailable, message).retry_after(LATER),
+            Fault::Memory | Fault::World => {
+                Self::new(Kind::Unavailable, message).retry_after(LATER)
+            }
             Fault::Ours => Self::new(Kind::Ours, message),
         }
     }

@@ -1,7 +1,9 @@
 //! The script, and the loader and engine that follow it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use protocol::{
@@ -33,6 +35,9 @@ pub enum LoadScript {
     Fails(String),
     /// Never ends, but reports progress and heeds a stop.
     Hangs,
+    /// At once, but not while another process has this file, which stands for the memory that both
+    /// need.
+    Takes(PathBuf),
     /// Ends the process with this code, after a line on standard error.
     Exits(i32),
 }
@@ -177,6 +182,12 @@ impl Loader for ScriptedLoader {
             LoadScript::Fails(message) => {
                 return Err(EngineError::new(Fault::World, message.clone()));
             }
+            LoadScript::Takes(path) => {
+                if let Err(error) = File::create_new(path) {
+                    let message = format!("no memory is left: {error}");
+                    return Err(EngineError::new(Fault::Memory, message));
+                }
+            }
             LoadScript::Hangs => {
                 while progress(1, 2).is_continue() {
                     pause();
@@ -255,6 +266,14 @@ fn found(id: RequestId, prompt_tokens: u32, usable_tokens: u32) -> CacheMatch {
         usable_tokens,
         tier: CacheTier::Device,
         cause: MissCause::Complete,
+    }
+}
+
+impl Drop for ScriptedEngine {
+    fn drop(&mut self) {
+        if let LoadScript::Takes(path) = &self.script.load {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

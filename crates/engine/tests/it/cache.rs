@@ -231,7 +231,7 @@ fn a_device_that_fails_costs_what_runs_and_no_answer() {
         }
         let mut failed = Vec::new();
         let mut note = |event| match event {
-            Event::Failed { id: Some(id), fault: Fault::World, .. } => failed.push(id.0),
+            Event::Failed { id: Some(id), fault: Fault::Memory, .. } => failed.push(id.0),
             event => panic!("{event:?}"),
         };
         let error = mlx::Error::OutOfMemory { op: "eval", message: "none is left".to_owned() };

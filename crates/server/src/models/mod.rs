@@ -7,6 +7,7 @@
 //! - Names that callers send are looked up as names, never as paths.
 
 mod catalog;
+mod loading;
 mod room;
 mod slot;
 mod unavailable;
@@ -18,9 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hub::HubError;
-use protocol::{
-    CacheSettings, Fault, GenerateRequest, Inspect, LoadRequest, ModelInfo, ModelSource,
-};
+use protocol::{CacheSettings, GenerateRequest, Inspect, ModelInfo};
 use tokio::sync::{Notify, watch};
 
 use crate::metrics::Metrics;
@@ -31,9 +30,9 @@ pub use slot::KeepAlive;
 pub use unavailable::Unavailable;
 pub use worker::Lost;
 
-use room::{Room, Tenant};
+use room::Tenant;
 use slot::{Attempt, Phase, Slot, State};
-use unavailable::{broken, first_line, no_room, with_hint};
+use unavailable::{broken, with_hint};
 use worker::Worker;
 
 pub(crate) use worker::Ticket;
@@ -281,65 +280,6 @@ impl Models {
         Ok(Err(receiver))
     }
 
-    async fn load(self, slot: Arc<Slot>, sender: watch::Sender<Attempt>, pause: Duration) {
-        tokio::time::sleep(pause).await;
-        let outcome = {
-            let _gate = self.0.gate.lock().await;
-            let room = match self.0.is_draining.load(Ordering::SeqCst) {
-                true => Err(Unavailable::Draining),
-                false => self.make_room(&slot).await,
-            };
-            match room {
-                Ok(()) => self.clone().start(&slot, &sender).await,
-                Err(error) => Err(error),
-            }
-        };
-        {
-            let mut state = slot.lock();
-            state.idle_since = Instant::now();
-            state.loading = None;
-            state.phase = match &outcome {
-                Ok(worker) => Phase::Ready(Arc::clone(worker)),
-                Err(_) => Phase::AtRest,
-            };
-        }
-        self.0.metrics.loaded(&slot.name, outcome.is_ok());
-        sender.send_modify(|attempt| attempt.outcome = Some(outcome));
-        self.0.changed.notify_one();
-        // What was drained while this one loaded must not stay.
-        if self.0.is_draining.load(Ordering::SeqCst) {
-            self.unload(&slot, &|_| true);
-        }
-    }
-
-    /// Unloads what has to go for a model, and waits until all that were unloaded have ended.
-    async fn make_room(&self, slot: &Arc<Slot>) -> Result<(), Unavailable> {
-        let weight_bytes = slot.lock().folder.weight_bytes();
-        let cache_bytes = (self.0.settings.cache)(&slot.name).device_bytes.unwrap_or(0);
-        let bytes = weight_bytes.saturating_add(cache_bytes);
-        let room = Room {
-            budget_bytes: self.0.settings.memory_bytes,
-            max_models: self.0.settings.max_models.max(1),
-        };
-        loop {
-            let leaving = room.make(&self.tenants(), bytes);
-            let leaving = leaving.map_err(|shortage| no_room(&slot.name, bytes, shortage))?;
-            for name in &leaving {
-                let leaving = lock(&self.0.slots).get(name).cloned();
-                if let Some(slot) = leaving {
-                    // It may have been taken again in between.
-                    self.unload(&slot, &|state| state.n_users == 0);
-                }
-            }
-            self.wait_for_ends().await;
-            if leaving.is_empty() {
-                break;
-            }
-        }
-        slot.lock().bytes = bytes;
-        Ok(())
-    }
-
     async fn wait_for_ends(&self) {
         let ending = std::mem::take(&mut *lock(&self.0.ending));
         for worker in ending {
@@ -359,62 +299,6 @@ impl Models {
             })
         };
         slots.into_iter().filter_map(tenant).collect()
-    }
-
-    async fn start(
-        self,
-        slot: &Arc<Slot>,
-        sender: &watch::Sender<Attempt>,
-    ) -> Result<Arc<Worker>, Unavailable> {
-        let settings = &self.0.settings;
-        let folder = slot.lock().folder.clone();
-        let Some(path) = folder.path().to_str() else {
-            return Err(Unavailable::Broken("the model's folder is not UTF-8".into()));
-        };
-        let request = LoadRequest {
-            source: ModelSource::Folder { path: path.to_owned() },
-            cache: (settings.cache)(&slot.name),
-            chunk_tokens: None,
-            deterministic: settings.is_deterministic,
-            max_rows: settings.max_rows,
-        };
-        let (program, build) = (settings.program.clone(), settings.build.clone());
-        let (progress, models, of) = (sender.clone(), self.clone(), Arc::clone(slot));
-        let run_time = tokio::runtime::Handle::current();
-        let loading = Arc::clone(slot);
-        let start = move || {
-            Worker::start(
-                &program,
-                &build,
-                request,
-                |handle| loading.lock().loading = Some(handle),
-                &mut |done_bytes, total_bytes| {
-                    progress.send_modify(|attempt| {
-                        attempt.done_bytes = done_bytes;
-                        attempt.total_bytes = total_bytes;
-                    });
-                },
-                move |error| {
-                    if let Some(error) = error {
-                        let _in_run_time = run_time.enter();
-                        models.crashed(&of, &error);
-                    }
-                },
-            )
-        };
-        let started = tokio::task::spawn_blocking(start).await;
-        let started = started.map_err(|e| Unavailable::Broken(e.to_string().into()))?;
-        started.map(Arc::new).map_err(|e| self.load_failed(slot, &e))
-    }
-
-    fn load_failed(&self, slot: &Slot, error: &RunnerError) -> Unavailable {
-        eprintln!("error: {} cannot be loaded: {error}", slot.name);
-        if let RunnerError::Failed { fault: Fault::Caller, .. } = error {
-            return Unavailable::Broken(format!("{}: {error}", slot.name).into());
-        }
-        let retry_after = slot.lock().crashed();
-        let message = format!("{} cannot be loaded: {}", slot.name, first_line(error));
-        Unavailable::Down { message: message.into(), retry_after }
     }
 
     /// A runner has ended by itself: its model is loaded again after a pause.

@@ -61,6 +61,31 @@ fn the_one_that_was_used_longest_ago_makes_room() {
 }
 
 #[test]
+fn one_at_rest_makes_way_where_the_machine_has_no_memory_left() {
+    let memory = tempfile::tempdir().unwrap();
+    let load = LoadScript::Takes(memory.path().join("taken"));
+    let keep_alive = KeepAlive::For(Duration::from_secs(3600));
+    let models = vec!["tiny", "small"];
+    let script = Script { load, ..Script::default() };
+    let served = Setup { keep_alive, models, ..script.clone().into() }.serve();
+    for model in ["tiny", "small", "tiny"] {
+        assert_eq!(served.chat(json!({"model": model})).status, 200, "{model}");
+        let names: Vec<_> = served.loaded().into_iter().map(|(name, _, _)| name).collect();
+        assert_eq!(names, [model]);
+    }
+    // One that is to stay does not, and the failure is told.
+    let models = vec!["tiny", "small"];
+    let memory = tempfile::tempdir().unwrap();
+    let load = LoadScript::Takes(memory.path().join("taken"));
+    let served = Setup { models, ..Script { load, ..script }.into() }.serve();
+    assert_eq!(served.chat(json!({"model": "tiny"})).status, 200);
+    let reply = served.chat(json!({"model": "small"}));
+    reply.refused(503);
+    assert!(reply.body.contains("no memory is left"), "{reply:?}");
+    assert_eq!(served.loaded().len(), 1);
+}
+
+#[test]
 fn a_model_at_work_is_not_unloaded_for_another() {
     let keep_alive = KeepAlive::For(Duration::from_secs(3600));
     let models = vec!["tiny", "small"];
