@@ -5,9 +5,16 @@ import os
 ADDRESS = os.environ["CLIENTS_ADDRESS"]
 KEY = os.environ["CLIENTS_KEY"]
 MODEL = "demo"
-# The bundled model has an answer to this.
+# The bundled model has an answer to this, and calls a tool for that.
 QUESTION = "What is Offshoot?"
 WORD = "Offshoot"
+CITY = "Paris"
+CITY_QUESTION = f"What is the weather in {CITY}?"
+WEATHER = {
+    "name": "get_weather", "description": "Get the weather in a city",
+    "parameters": {"type": "object", "required": ["city"],
+                   "properties": {"city": {"type": "string", "description": "The city"}}}}
+REPORT = {"temperature": 21, "condition": "sunny"}
 
 
 def fails(kind, ask):

@@ -4,12 +4,14 @@ import asyncio
 
 import anthropic
 
-from server import ADDRESS, KEY, MODEL, QUESTION, WORD, fails
+from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, WEATHER, WORD, fails
 
 CLIENT = anthropic.Anthropic(base_url=ADDRESS, api_key=KEY, max_retries=0)
 MESSAGES = [{"role": "user", "content": QUESTION}]
 TOOL = {"name": "look_up", "description": "Looks a word up",
         "input_schema": {"type": "object", "properties": {"word": {"type": "string"}}}}
+CITY_TOOL = {"name": WEATHER["name"], "description": WEATHER["description"],
+             "input_schema": WEATHER["parameters"]}
 LONG = "You answer in short sentences. " * 8
 
 
@@ -119,6 +121,17 @@ def check_tools():
                            {"role": "user", "content": [result]}]
     message = ask(messages=messages, tools=[TOOL], tool_choice={"type": "auto"})
     assert prompt_tokens(message.usage) > prompt_tokens(ask().usage)
+
+
+def check_calls():
+    fields = {"messages": [{"role": "user", "content": CITY_QUESTION}], "tools": [CITY_TOOL],
+              "max_tokens": 48}
+    with CLIENT.messages.stream(**fields_of(**fields)) as stream:
+        streamed = stream.get_final_message()
+    for message in (ask(**fields), streamed):
+        assert message.stop_reason == "tool_use", message
+        (call,) = [block for block in message.content if block.type == "tool_use"]
+        assert (call.name, call.input) == (WEATHER["name"], {"city": CITY})
 
 
 def check_errors():

@@ -2,7 +2,7 @@
 
 import ollama
 
-from server import ADDRESS, KEY, MODEL, QUESTION, WORD, fails
+from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, WEATHER, WORD, fails
 
 CLIENT = ollama.Client(host=ADDRESS, headers={"Authorization": f"Bearer {KEY}"})
 MESSAGES = [{"role": "user", "content": QUESTION}]
@@ -89,6 +89,17 @@ def check_tools():
                            {"role": "tool", "content": "a small branch", "tool_name": "look_up"}]
     answer = chat(messages=messages, tools=[look_up])
     assert answer.prompt_eval_count > chat().prompt_eval_count
+
+
+def check_calls():
+    fields = {"messages": [{"role": "user", "content": CITY_QUESTION}],
+              "tools": [{"type": "function", "function": WEATHER}],
+              "options": {"temperature": 0, "num_predict": 48}}
+    streamed = [call for part in chat(**fields, stream=True)
+                for call in part.message.tool_calls or []]
+    for calls in (chat(**fields).message.tool_calls, streamed):
+        assert [(call.function.name, call.function.arguments) for call in calls] == [
+            (WEATHER["name"], {"city": CITY})]
 
 
 def check_loading():

@@ -1,19 +1,24 @@
-"""OpenAI's own client."""
+"""OpenAI's own client, which holds all that comes against its types."""
+
+import json
 
 import openai
 
-from server import ADDRESS, KEY, MODEL, QUESTION, WORD, fails
+from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, REPORT, WEATHER, WORD, fails
 
-CLIENT = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key=KEY, max_retries=0)
+CLIENT = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key=KEY, max_retries=0,
+                       _strict_response_validation=True)
 MESSAGES = [{"role": "user", "content": QUESTION}]
-TOOL = {"type": "function", "function": {
-    "name": "look_up", "description": "Looks a word up",
-    "parameters": {"type": "object", "properties": {"word": {"type": "string"}}}}}
+TOOL = {"type": "function", "function": WEATHER}
+
+
+def ask(messages, **fields):
+    fields = {"temperature": 0, "max_tokens": 48, **fields}
+    return CLIENT.chat.completions.create(model=MODEL, messages=messages, **fields)
 
 
 def chat(**fields):
-    fields = {"temperature": 0, "max_tokens": 24, **fields}
-    return CLIENT.chat.completions.create(model=MODEL, messages=MESSAGES, **fields)
+    return ask(MESSAGES, **fields)
 
 
 def check_models():
@@ -65,14 +70,23 @@ def check_logprobs():
 
 
 def check_tools():
-    call = {"id": "c1", "type": "function",
-            "function": {"name": "look_up", "arguments": "{\"word\": \"twig\"}"}}
-    messages = MESSAGES + [
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "c1", "content": "a small branch"}]
-    answer = CLIENT.chat.completions.create(
-        model=MODEL, messages=messages, tools=[TOOL], max_tokens=8)
-    assert answer.usage.prompt_tokens > chat(max_tokens=1).usage.prompt_tokens
+    messages = [{"role": "user", "content": CITY_QUESTION}]
+    choice = ask(messages, tools=[TOOL], tool_choice="auto").choices[0]
+    assert choice.finish_reason == "tool_calls", choice
+    (call,) = choice.message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        WEATHER["name"], {"city": CITY})
+    result = {"role": "tool", "tool_call_id": call.id, "content": json.dumps(REPORT)}
+    text = ask([*messages, choice.message, result], tools=[TOOL]).choices[0].message.content
+    assert REPORT["condition"] in text and str(REPORT["temperature"]) in text, text
+
+
+def check_tools_in_a_stream():
+    fields = {"model": MODEL, "temperature": 0, "tools": [TOOL],
+              "messages": [{"role": "user", "content": CITY_QUESTION}]}
+    with CLIENT.chat.completions.stream(**fields) as stream:
+        message = stream.get_final_completion().choices[0].message
+    assert json.loads(message.tool_calls[0].function.arguments) == {"city": CITY}
 
 
 def check_completions():

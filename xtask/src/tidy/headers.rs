@@ -3,7 +3,8 @@
 use super::Finding;
 use super::tree::{File, Tree};
 
-/// `//!` in Rust, a comment in C++, CUDA, Metal and shell, a docstring or comment in Python.
+/// `//!` in Rust, a comment in C++, CUDA, Metal, JavaScript and shell, a docstring or comment in
+/// Python.
 pub fn header(tree: &Tree) -> Vec<Finding> {
     tree.files.iter().filter_map(missing).collect()
 }
@@ -11,7 +12,7 @@ pub fn header(tree: &Tree) -> Vec<Finding> {
 fn missing(file: &File) -> Option<Finding> {
     let starts: &[&str] = match file.kind() {
         "rs" => &["//!"],
-        "h" | "cc" | "cu" | "cuh" | "metal" => &["//", "/*"],
+        "h" | "cc" | "cu" | "cuh" | "metal" | "mjs" => &["//", "/*"],
         "py" => &["\"\"\"", "r\"\"\"", "#"],
         "sh" => &["#"],
         _ => return None,
@@ -46,6 +47,8 @@ mod tests {
         check("__init__.py", "", &[]);
         check(".ci/run", "#!/usr/bin/env bash\n# What.\n", &[]);
         check(".ci/run", "#!/usr/bin/env bash\nset -e\n", &[2]);
+        check("a.mjs", "// What.\n", &[]);
+        check("a.mjs", "import x;\n", &[1]);
         check("a.json", "{}", &[]);
     }
 }

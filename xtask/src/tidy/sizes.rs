@@ -13,7 +13,7 @@ const MAX_MODEL_LINES: usize = 450;
 pub fn line_length(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in &tree.files {
-        if !["rs", "h", "cc", "cu", "cuh", "metal", "py", "sh"].contains(&file.kind()) {
+        if !["rs", "h", "cc", "cu", "cuh", "metal", "mjs", "py", "sh"].contains(&file.kind()) {
             continue;
         }
         for (i, line) in file.text.lines().enumerate() {

@@ -59,7 +59,8 @@ const FOREIGN: &[&str] = &["Cargo.lock", "LICENSE-APACHE", "LICENSE-MIT"];
 /// Marks of unfinished work, in everything that people write by hand.
 pub fn marks(tree: &Tree) -> Vec<Finding> {
     let by_hand = |file: &&File| {
-        ["rs", "h", "cc", "cu", "cuh", "metal", "py", "sh", "md", "toml"].contains(&file.kind())
+        let kinds = ["rs", "h", "cc", "cu", "cuh", "metal", "mjs", "py", "sh", "md", "toml"];
+        kinds.contains(&file.kind())
     };
     let mut findings = Vec::new();
     for file in own_files(tree).filter(by_hand) {
