@@ -188,6 +188,10 @@ def main():
         hanging = sum(thread.is_alive() for thread in threads)
         server.process.send_signal(signal.SIGTERM)
         ended = server.process.wait(60)
+    # Without these it has shown nothing.
+    for what in ["answered", "refused"] + ["killed"] * (len(resident) * 5 > arguments.kill_every_s):
+        if not load.counts[what]:
+            load.faults.append(f"none was {what}")
     print(json.dumps({"counts": dict(load.counts), "faults": len(load.faults), "hanging": hanging,
                       "exit": ended, "server_rss_mib": resident[::12] + resident[-1:]}))
     for fault in load.faults[:20]:

@@ -53,13 +53,14 @@ pub fn test() -> Result<(), String> {
 
 /// Where cargo builds to. This program lies in `<target>/<profile>/`, wherever a variable or a
 /// setting has put it.
-fn target_dir() -> Result<PathBuf, String> {
+pub fn target_dir() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|e| format!("cannot find this executable: {e}"))?;
     let target = own.parent().and_then(Path::parent);
     target.map(Path::to_owned).ok_or_else(|| format!("{} lies in no target folder", own.display()))
 }
 
-fn executable(name: &str) -> String {
+/// What an executable of this name is called on this system.
+pub fn executable(name: &str) -> String {
     format!("{name}{}", std::env::consts::EXE_SUFFIX)
 }
 

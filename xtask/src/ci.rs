@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::served::{self, Clients};
 use crate::{cargo, tidy};
 
 /// The release that `cargo xtask deny` installs.
@@ -29,6 +30,8 @@ const STEPS: &[Step] = &[
     Step { name: "tidy", run: || passed(tidy::run(&cargo::root())) },
     Step { name: "deny", run: deny_offline },
     Step { name: "test", run: || passed(cargo::cargo(&["xtask", "test"])) },
+    Step { name: "clients", run: clients },
+    Step { name: "load", run: || passed(served::load()) },
 ];
 
 /// Runs all steps, then lists them with their durations.
@@ -70,6 +73,15 @@ fn deny_offline() -> Result<Outcome, String> {
         return Ok(Outcome::Skipped("cargo-deny is not installed; `cargo xtask deny` installs it"));
     }
     passed(cargo::cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))
+}
+
+fn clients() -> Result<Outcome, String> {
+    served::clients().map(|clients| match clients {
+        Clients::Passed => Outcome::Passed,
+        Clients::Unreachable => {
+            Outcome::Skipped("no package registry answers; nothing was checked with any client")
+        }
+    })
 }
 
 fn has_deny() -> bool {

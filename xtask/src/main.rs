@@ -4,6 +4,7 @@
 mod cargo;
 mod ci;
 mod cross;
+mod served;
 mod tidy;
 
 use std::process::ExitCode;
@@ -12,7 +13,8 @@ const HELP: &str = "\
 cargo xtask run [ARGS...]     build offshoot in release and execute `offshoot run ARGS...`
 cargo xtask test              build the executables and run all tests of the workspace
 cargo xtask tidy              check the rules of CONTRIBUTING.md that a program can check
-cargo xtask ci                what a change must pass: fmt, clippy, tidy, deny (if installed), test
+cargo xtask ci                what a change must pass: fmt, clippy, tidy, deny (if installed), test,
+                              clients and load (the server, from outside)
 cargo xtask deny              install cargo-deny if it is missing; check advisories as well
 cargo xtask cross-test-arm64  run the tests of the kernels as arm64 under emulation
 ";
