@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
 use futures_util::StreamExt;
 
 use super::fields::Fields;
@@ -80,11 +80,14 @@ async fn read(request: Request, limits: &Limits) -> Result<axum::body::Bytes, Fa
     }
 }
 
-/// Pages of other servers can send texts and forms without asking first, but no JSON.
+/// Pages of other servers can send texts and forms without asking first, but no JSON. Some clients
+/// that are no pages, and so send no Origin, leave the type out.
 fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = value.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
+    let value = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
+    let is_left_out = essence.is_none() && !headers.contains_key(ORIGIN);
+    let is_json = essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    if !is_json && !is_left_out {
         let message = "the Content-Type must be application/json";
         return Err(Failure::new(Kind::UnsupportedMedia, message));
     }

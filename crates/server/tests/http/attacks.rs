@@ -58,6 +58,14 @@ fn attack_24_other_pages_and_rebound_names_are_refused() {
     }
     let own = format!("http://{}", served.address);
     let host = served.address.to_string();
+    // A client that is no page may leave the type out; a page may not, its own included.
+    let untyped = |headers: &[(&str, &str)]| {
+        let bytes = request("POST", path, headers, &body);
+        let bytes = bytes.replace("content-type: application/json\r\n", "");
+        client::open(served.address, bytes.as_bytes()).unwrap().reply().status
+    };
+    assert_eq!(untyped(&[]), 200);
+    assert_eq!(untyped(&[("origin", own.as_str()), ("host", host.as_str())]), 415);
     let headers = [("origin", own.as_str()), ("host", host.as_str())];
     assert_eq!(served.send("POST", path, &headers, &body).unwrap().status, 200);
     assert_eq!(served.loaded().len(), 1, "what was refused loaded nothing");
