@@ -11,7 +11,7 @@ use protocol::{Boundary, BoundaryKind};
 use serde_json::Value;
 use text::{
     AnswerFormat, AnswerStream, CallSyntax, ChatInput, ChatTemplate, Content, Json, JsonMap,
-    Message, Role, TemplateSource, Tokenizer,
+    Message, Rendered, Role, Segments, TemplateSource, Tokenizer,
 };
 
 use crate::sampling::GENERATION_CONFIG;
@@ -37,6 +37,8 @@ pub enum PromptError {
         value: String,
     },
 }
+
+type Encode<'a> = &'a dyn Fn(&Rendered) -> text::Result<Vec<u32>>;
 
 type Result<T> = std::result::Result<T, PromptError>;
 
@@ -86,6 +88,8 @@ pub struct Prompter {
     template: Option<ChatTemplate>,
     format: AnswerFormat,
     stop_tokens: Vec<u32>,
+    /// Of prompts that were encoded before.
+    segments: Segments,
 }
 
 /// A prompt as the model gets it.
@@ -127,11 +131,12 @@ impl Prompter {
         let template = source
             .map(|source| ChatTemplate::new(&source, tokenizer.template_tokens()))
             .transpose()?;
-        Ok(Self { tokenizer, template, format, stop_tokens })
+        Ok(Self { tokenizer, template, format, stop_tokens, segments: Segments::default() })
     }
 
-    /// Renders and encodes a conversation, up to the opening of the model's turn.
-    pub fn chat(&self, conversation: Conversation) -> Result<Prompt> {
+    /// Renders and encodes a conversation, up to the opening of the model's turn. What was encoded
+    /// before for the same namespace of the cache is not encoded again.
+    pub fn chat(&self, conversation: Conversation, namespace: u64) -> Result<Prompt> {
         let template = self.template.as_ref().ok_or(PromptError::NoTemplate)?;
         let Conversation { messages, tools, kwargs, without_opening, marks } = conversation;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -144,8 +149,11 @@ impl Prompter {
             ..ChatInput::default()
         };
         let rendered = template.render(&input, self.tokenizer.guard())?;
-        let tokens = self.tokenizer.encode_rendered(&rendered)?;
-        let boundaries = self.boundaries(template, &input, &marks, &tokens);
+        let encode = |rendered: &Rendered| {
+            self.tokenizer.encode_remembered(rendered, &self.segments, namespace)
+        };
+        let tokens = encode(&rendered)?;
+        let boundaries = self.boundaries(template, &input, &marks, &tokens, &encode);
         let (text, tail) = (rendered.text(), rendered.tail().to_owned());
         Ok(Prompt { tokens, text, tail, boundaries })
     }
@@ -160,6 +168,7 @@ impl Prompter {
         input: &ChatInput,
         marks: &[Mark],
         tokens: &[u32],
+        encode: Encode<'_>,
     ) -> Vec<Boundary> {
         let n = input.messages.len();
         let is_system = |i: &usize| input.messages[*i].role == Role::System;
@@ -171,7 +180,9 @@ impl Prompter {
         let named = marks.iter().map(|mark| (*mark, BoundaryKind::Named));
         let mut known: BTreeMap<Mark, Option<u32>> = BTreeMap::new();
         let seam = |(mark, kind)| {
-            let at = known.entry(mark).or_insert_with(|| self.seam(template, input, mark, tokens));
+            let at = known
+                .entry(mark)
+                .or_insert_with(|| self.seam(template, input, mark, tokens, encode));
             Some(Boundary { at: (*at)?, kind })
         };
         ends.chain(named).filter_map(seam).collect()
@@ -184,6 +195,7 @@ impl Prompter {
         input: &ChatInput,
         mark: Mark,
         tokens: &[u32],
+        encode: Encode<'_>,
     ) -> Option<u32> {
         let Mark { n_messages, n_parts } = mark;
         let mut messages = input.messages.get(..n_messages)?.to_vec();
@@ -197,7 +209,7 @@ impl Prompter {
         }
         let input = ChatInput { messages, add_generation_prompt: false, ..input.clone() };
         let rendered = template.render(&input, self.tokenizer.guard()).ok()?;
-        let part = self.tokenizer.encode_rendered(&rendered).ok()?;
+        let part = encode(&rendered).ok()?;
         let at = part.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         (at > 0).then_some(at as u32)
     }

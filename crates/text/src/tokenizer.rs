@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use tokenizers::{Model, Tokenizer as Inner};
 
+use crate::segments::{Cuts, Of, Segments};
 use crate::{Detokenizer, Error, Guard, Json, Rendered, Result};
 
 /// Most bytes of a tokenizer.json; the largest in use have about 35 MB.
@@ -23,6 +24,7 @@ pub struct Tokenizer {
     inner: Inner,
     /// The same without prefix spaces, for text that continues a piece; made when first needed.
     continuing: OnceLock<Option<Inner>>,
+    cuts: OnceLock<Cuts>,
     guard: Guard,
     guarded_literals: HashMap<u32, String>,
     template_tokens: BTreeMap<String, String>,
@@ -85,6 +87,7 @@ impl Tokenizer {
             eos_ids: id_of("eos_token").into_iter().collect(),
             vocab_size: inner.get_vocab_size(true),
             continuing: OnceLock::new(),
+            cuts: OnceLock::new(),
             guard,
             guarded_literals,
             template_tokens,
@@ -110,6 +113,34 @@ impl Tokenizer {
         let mut ids = Vec::new();
         for (idx, piece) in rendered.pieces().enumerate() {
             self.encode_piece(piece, idx > 0, 0, &mut ids)?;
+        }
+        Ok(ids)
+    }
+
+    /// The same; what was encoded before for the namespace is not encoded again.
+    pub fn encode_remembered(
+        &self,
+        rendered: &Rendered,
+        segments: &Segments,
+        namespace: u64,
+    ) -> Result<Vec<u32>> {
+        let cuts = self.cuts.get_or_init(|| match self.continuing_differs() {
+            true => Cuts::none(),
+            false => Cuts::new(self.inner.get_added_tokens_decoder().values()),
+        });
+        let mut ids = Vec::new();
+        for (idx, piece) in rendered.pieces().enumerate() {
+            for segment in cuts.segments(piece) {
+                let continues = idx > 0;
+                let encode = || {
+                    let mut ids = Vec::new();
+                    self.encode_piece(segment, continues, 0, &mut ids)?;
+                    Ok::<_, Error>(ids)
+                };
+                // How a text begins counts where nothing is cut.
+                let of = Of { namespace, continues };
+                ids.extend_from_slice(&segments.ids(of, segment, encode)?);
+            }
         }
         Ok(ids)
     }
@@ -159,10 +190,13 @@ impl Tokenizer {
     }
 
     fn continuing(&self) -> &Inner {
-        self.continuing
-            .get_or_init(|| without_prefix_space(&self.inner))
-            .as_ref()
-            .unwrap_or(&self.inner)
+        let continuing = self.continuing.get_or_init(|| without_prefix_space(&self.inner));
+        continuing.as_ref().unwrap_or(&self.inner)
+    }
+
+    /// Whether the tokenizer puts blanks in front of texts.
+    fn continuing_differs(&self) -> bool {
+        self.continuing.get_or_init(|| without_prefix_space(&self.inner)).is_some()
     }
 
     /// The whole text of `ids`; unknown ids are skipped, and special tokens unless asked for.

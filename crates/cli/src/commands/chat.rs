@@ -63,7 +63,7 @@ pub fn chat(
             Input::Say(text) => {
                 let messages = talk.with_user(text);
                 let conversation = Conversation::of(messages.clone()).thinking(style.thinking);
-                let prompt = prompter.chat(conversation).map_err(Failure::from);
+                let prompt = prompter.chat(conversation, 0).map_err(Failure::from);
                 let answered =
                     prompt.and_then(|prompt| answer(session, prompter, prompt, style, out));
                 match answered {

@@ -168,7 +168,7 @@ impl Run {
         }
         let system = self.system.iter().map(|text| Message::new(Role::System, text));
         let messages: Vec<_> = system.chain([Message::new(Role::User, prompt)]).collect();
-        Ok(prompter.chat(Conversation::of(messages).thinking(style.thinking))?)
+        Ok(prompter.chat(Conversation::of(messages).thinking(style.thinking), 0)?)
     }
 
     fn json_object(&self, answer: &Answer, session: &Session, seed: u64) -> Value {

@@ -136,7 +136,7 @@ mod tests {
     fn before_marks(body: Value) -> Vec<String> {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
         let prompter = Prompter::load(&ModelFolder::open(&demo).unwrap()).unwrap();
-        let prompt = prompter.chat(read(body)).unwrap();
+        let prompt = prompter.chat(read(body), 0).unwrap();
         let named = prompt.boundaries.iter().filter(|seam| seam.kind == BoundaryKind::Named);
         named.map(|seam| prompter.excerpt(&prompt.tokens[..seam.at as usize])).collect()
     }

@@ -64,12 +64,12 @@ pub async fn count_tokens(
     let (mut conversation, _) = conversation(&mut fields, None)?;
     fields.end()?;
     conversation.marks.clear();
-    let permit = caller.permit()?;
+    let (permit, namespace) = (caller.permit()?, caller.namespace(None)?);
     let (_, side) = app.generator.models.text(&model).await?;
     let count = move || {
         // Counting goes on when the caller has left, and so does the place that it takes.
         let _permit = permit;
-        side.prompter.chat(conversation)
+        side.prompter.chat(conversation, namespace)
     };
     let counted = tokio::task::spawn_blocking(count).await;
     let prompt = counted.map_err(|e| Failure::new(Kind::Ours, e.to_string()))??;

@@ -364,7 +364,8 @@ impl Generator {
         let form = Arc::new(request.form);
         reader::Reader::new(&text.prompter, None, &stops, &form)?;
         let permit = request.permit.map(Arc::new);
-        let prompts = self.render(Arc::clone(&text), inputs, permit.clone()).await?;
+        let prompts =
+            self.render(Arc::clone(&text), inputs, request.namespace, permit.clone()).await?;
         let (sender, parts) = mpsc::channel(MAX_WAITING_PARTS);
         let seed = request.choices.seed.unwrap_or_else(crate::sampling::random_seed);
         let first = prompts.first().map(|(prompt, _)| prompt);
@@ -423,6 +424,7 @@ impl Generator {
         &self,
         text: Arc<TextSide>,
         inputs: Vec<Input>,
+        namespace: u64,
         permit: Option<Arc<OwnedSemaphorePermit>>,
     ) -> Result<Vec<(Prompt, Option<Arc<[Json]>>)>, Failure> {
         let render = move || {
@@ -432,7 +434,7 @@ impl Generator {
                 let prompt = match input {
                     Input::Chat(conversation) => {
                         let tools = Arc::from(conversation.tools.as_slice());
-                        return Ok((text.prompter.chat(*conversation)?, Some(tools)));
+                        return Ok((text.prompter.chat(*conversation, namespace)?, Some(tools)));
                     }
                     Input::Text(written) => text.prompter.raw(&written)?,
                     Input::Tokens(tokens) => {

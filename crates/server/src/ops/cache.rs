@@ -53,7 +53,7 @@ pub async fn explain(
         // Rendering goes on when the caller has left, and so does the place that it takes.
         let _permit = permit;
         Ok(match input {
-            Input::Chat(conversation) => text.prompter.chat(*conversation)?.tokens,
+            Input::Chat(conversation) => text.prompter.chat(*conversation, namespace)?.tokens,
             Input::Text(written) => text.prompter.raw(&written)?.tokens,
             Input::Tokens(tokens) => tokens,
         })

@@ -7,14 +7,17 @@ use serde_json::{Value, json};
 use crate::failure::{Failure, Kind};
 use crate::http::App;
 use crate::http::body::Body;
+use crate::http::keys::Caller;
 use crate::openai::{chat_conversation, model};
 use crate::prompter::PromptError;
 
 /// Ids of a text, or of a conversation.
 pub async fn tokenize(
     State(app): State<App>,
+    caller: Caller,
     Body(mut fields): Body,
 ) -> Result<Json<Value>, Failure> {
+    let namespace = caller.namespace(None)?;
     let model = model(&mut fields, &app)?;
     let conversation = match fields.has("messages") {
         true => Some(chat_conversation(&mut fields)?.0),
@@ -38,7 +41,7 @@ pub async fn tokenize(
     let object = blocking(move || {
         let prompter = &side.prompter;
         let tokens = match (conversation, text.unwrap_or_default()) {
-            (Some(conversation), _) => prompter.chat(conversation)?.tokens,
+            (Some(conversation), _) => prompter.chat(conversation, namespace)?.tokens,
             (None, text) if counts_special => prompter.raw(&text)?.tokens,
             (None, text) => prompter.plain(&text)?,
         };
@@ -74,15 +77,17 @@ pub async fn detokenize(
 /// A conversation as the model reads it.
 pub async fn apply_template(
     State(app): State<App>,
+    caller: Caller,
     Body(mut fields): Body,
 ) -> Result<Json<Value>, Failure> {
+    let namespace = caller.namespace(None)?;
     let model = model(&mut fields, &app)?;
     let (mut conversation, _) = chat_conversation(&mut fields)?;
     let opens = fields.bool("add_generation_prompt")?.unwrap_or(true);
     conversation.without_opening = !opens;
     fields.end()?;
     let (name, side) = app.generator.models.text(&model).await?;
-    let prompt = blocking(move || side.prompter.chat(conversation)).await?;
+    let prompt = blocking(move || side.prompter.chat(conversation, namespace)).await?;
     Ok(Json(json!({"model": name, "prompt": prompt.text, "n_tokens": prompt.tokens.len()})))
 }
 
