@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
-use text::KWARGS;
 
 use super::form;
 use super::messages::{messages, tools};
@@ -83,36 +82,12 @@ fn request(
 pub fn conversation(fields: &mut Fields) -> Result<(Conversation, Form), Failure> {
     let messages = messages(fields)?;
     let Tools { list: tools, calls, has_one_call } = tools(fields)?;
-    let kwargs = kwargs(fields)?;
+    let mut kwargs = Map::new();
+    options::effort(fields, "reasoning_effort", &mut kwargs)?;
+    options::kwargs(fields, &mut kwargs)?;
     let conversation = Conversation { messages, tools, kwargs, ..Conversation::default() };
     let max_reasoning_tokens = fields.u32("thinking_budget", 0)?;
     Ok((conversation, Form { said: None, calls, has_one_call, max_reasoning_tokens }))
-}
-
-/// Variables of the template.
-fn kwargs(fields: &mut Fields) -> Result<Map<String, Value>, Failure> {
-    let mut kwargs = Map::new();
-    let efforts = ["none", "minimal", "low", "medium", "high", "xhigh"];
-    if let Some(effort) = fields.word("reasoning_effort", &efforts)? {
-        match effort {
-            "none" => kwargs.insert("enable_thinking".into(), false.into()),
-            effort => kwargs.insert("reasoning_effort".into(), effort.into()),
-        };
-    }
-    if let Some(thinks) = fields.bool("enable_thinking")? {
-        kwargs.insert("enable_thinking".into(), thinks.into());
-    }
-    if let Some(given) = fields.object("chat_template_kwargs")? {
-        for (name, value) in given.rest() {
-            if !KWARGS.contains(&name.as_str()) {
-                let name = super::shown(&name);
-                let reason = format!("cannot set {name}; it may set {}", KWARGS.join(", "));
-                return Err(fields.invalid("chat_template_kwargs", reason));
-            }
-            kwargs.insert(name, value);
-        }
-    }
-    Ok(kwargs)
 }
 
 /// What all objects of one answer share.

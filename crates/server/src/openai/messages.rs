@@ -105,7 +105,16 @@ pub fn tools(fields: &mut Fields) -> Result<Tools, Failure> {
     fields.refuse("functions", "use tools")?;
     fields.refuse("function_call", "use tool_choice")?;
     let objects = fields.objects("tools")?;
-    let tools = objects.into_iter().map(tool).collect::<Result<Vec<_>, _>>()?;
+    let tools = objects.into_iter().map(tool).collect::<Result<_, _>>()?;
+    chosen(fields, tools, named)
+}
+
+/// Which of the tools may be called, and how; `named` reads the choice of one of them.
+pub fn chosen(
+    fields: &mut Fields,
+    tools: Vec<(Json, bool)>,
+    named: fn(Fields, &Tools) -> Result<String, Failure>,
+) -> Result<Tools, Failure> {
     let mut tools = Tools::of(tools);
     tools.has_one_call = fields.bool("parallel_tool_calls")? == Some(false);
     match fields.take("tool_choice") {
@@ -161,22 +170,28 @@ pub fn tool(mut fields: Fields) -> Result<(Json, bool), Failure> {
     }
     let mut function =
         fields.object("function")?.ok_or_else(|| fields.invalid("function", "is missing"))?;
-    let name = function.required_string("name")?;
-    if !is_tool_name(&name) {
-        return Err(function.invalid("name", TOOL_NAMES));
-    }
-    let mut object = json!({"name": name});
-    if let Some(description) = function.string("description")? {
-        object["description"] = description.into();
-    }
-    match function.take("parameters") {
-        None => {}
-        Some(schema @ Value::Object(_)) => object["parameters"] = schema,
-        Some(_) => return Err(function.invalid("parameters", "must be an object")),
-    }
-    let is_strict = function.bool("strict")? == Some(true);
+    let (object, is_strict) = self::function(&mut function)?;
     fields.without_effect("cache_control");
     function.end()?;
     fields.end()?;
     Ok((json!({"type": "function", "function": object}), is_strict))
+}
+
+/// A function as templates know it, and whether calls of it are strict.
+pub fn function(fields: &mut Fields) -> Result<(Json, bool), Failure> {
+    let name = fields.required_string("name")?;
+    if !is_tool_name(&name) {
+        return Err(fields.invalid("name", TOOL_NAMES));
+    }
+    let mut function = json!({"name": name});
+    if let Some(description) = fields.string("description")? {
+        function["description"] = description.into();
+    }
+    match fields.take("parameters") {
+        None => {}
+        Some(schema @ Value::Object(_)) => function["parameters"] = schema,
+        Some(_) => return Err(fields.invalid("parameters", "must be an object")),
+    }
+    let is_strict = fields.bool("strict")? == Some(true);
+    Ok((function, is_strict))
 }

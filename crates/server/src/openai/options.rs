@@ -1,8 +1,9 @@
-//! The fields that chat completions and completions share.
+//! The fields that the kinds of requests share.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use text::{JsonMap, KWARGS};
 
 use super::form;
 use crate::failure::Failure;
@@ -87,6 +88,12 @@ pub fn apply(request: &mut Request, fields: &mut Fields, caller: &Caller) -> Res
     let n = fields.integer("n", 1, MAX_ANSWERS as u64)?;
     request.n_answers = n.unwrap_or(1) as usize;
     request.stops = fields.strings("stop")?;
+    sampled(request, fields, caller)?;
+    without_effect(fields)
+}
+
+/// What requests of all kinds say of how to generate, and whose they are.
+pub fn sampled(request: &mut Request, fields: &mut Fields, caller: &Caller) -> Result<(), Failure> {
     request.choices = choices(fields)?;
     if let Some(said) = form::structured_outputs(fields)?
         && let Some(other) = request.form.said.replace(said)
@@ -100,8 +107,41 @@ pub fn apply(request: &mut Request, fields: &mut Fields, caller: &Caller) -> Res
         let s = fields.integer("keep_alive", 0, 10_000_000)?.unwrap_or(0);
         request.keep_alive = Some(crate::models::KeepAlive::For(Duration::from_secs(s)));
     }
-    without_effect(fields)?;
     request.permit = Some(caller.permit()?);
+    Ok(())
+}
+
+/// How much the model is to think, as a variable of the template; the word, if one is given.
+pub fn effort(
+    fields: &mut Fields,
+    name: &str,
+    kwargs: &mut JsonMap,
+) -> Result<Option<&'static str>, Failure> {
+    let efforts = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+    let effort = fields.word(name, &efforts)?;
+    let (name, value) = match effort {
+        None => return Ok(None),
+        Some("none") => ("enable_thinking", json!(false)),
+        Some(effort) => ("reasoning_effort", json!(effort)),
+    };
+    kwargs.insert(name.into(), value);
+    Ok(effort)
+}
+
+/// Variables of the template, by their own names.
+pub fn kwargs(fields: &mut Fields, kwargs: &mut JsonMap) -> Result<(), Failure> {
+    if let Some(thinks) = fields.bool("enable_thinking")? {
+        kwargs.insert("enable_thinking".into(), thinks.into());
+    }
+    let Some(given) = fields.object("chat_template_kwargs")? else { return Ok(()) };
+    for (name, value) in given.rest() {
+        if !KWARGS.contains(&name.as_str()) {
+            let name = super::shown(&name);
+            let reason = format!("cannot set {name}; it may set {}", KWARGS.join(", "));
+            return Err(fields.invalid("chat_template_kwargs", reason));
+        }
+        kwargs.insert(name, value);
+    }
     Ok(())
 }
 

@@ -58,6 +58,11 @@ pub fn cache(found: Option<&CacheMatch>) -> Value {
 
 /// Log probabilities of chat completions.
 pub fn logprobs(logprobs: &[TokenLogprob]) -> Value {
+    json!({"content": token_logprobs(logprobs), "refusal": null})
+}
+
+/// Log probabilities, one object for each token.
+pub fn token_logprobs(logprobs: &[TokenLogprob]) -> Vec<Value> {
     let one = |logprob: &TokenLogprob| {
         json!({
             "token": logprob.text,
@@ -65,15 +70,14 @@ pub fn logprobs(logprobs: &[TokenLogprob]) -> Value {
             "bytes": bytes(&logprob.text),
         })
     };
-    let content: Vec<_> = logprobs
+    logprobs
         .iter()
         .map(|logprob| {
             let mut object = one(logprob);
             object["top_logprobs"] = logprob.top.iter().map(one).collect();
             object
         })
-        .collect();
-    json!({"content": content, "refusal": null})
+        .collect()
 }
 
 /// None where the token is a part of a character.

@@ -25,23 +25,6 @@ fn ask(served: &Served, fields: Value) -> Value {
     reply.json()
 }
 
-/// The events of a stream: their data, whose `type` is the event's name.
-fn events(reply: &Reply) -> Vec<Value> {
-    let mut events = Vec::new();
-    let mut name = None;
-    for line in reply.body.lines() {
-        if let Some(given) = line.strip_prefix("event: ") {
-            name = Some(given);
-        }
-        if let Some(data) = line.strip_prefix("data: ") {
-            let event: Value = serde_json::from_str(data).unwrap();
-            assert_eq!(event["type"].as_str(), name.take(), "{reply:?}");
-            events.push(event);
-        }
-    }
-    events
-}
-
 /// An answer without what is another in each.
 fn stable(mut answer: Value) -> Value {
     for (pointer, start) in
@@ -89,7 +72,7 @@ fn a_stream_has_named_events_in_their_order() {
     let fields = json!({"stream": true, "system": "one two"});
     let reply = served.post("/v1/messages", &body(fields));
     assert_eq!(reply.header("content-type"), Some("text/event-stream; charset=utf-8"));
-    let events = events(&reply);
+    let events = reply.named_events();
     let start = json!({"type": "message_start", "message": {
         "id": "msg-", "type": "message", "role": "assistant", "model": "tiny", "content": [],
         "stop_reason": null, "stop_sequence": null,
@@ -140,7 +123,7 @@ fn every_end_has_its_reason() {
     let stops = json!({"stop_sequences": ["x", "two"]});
     check(stops, "stop_sequence", json!("two"), "one ");
     let stops = body(json!({"stop_sequences": ["three"], "stream": true}));
-    let events = events(&served.post("/v1/messages", &stops));
+    let events = served.post("/v1/messages", &stops).named_events();
     let delta = &events[events.len() - 2]["delta"];
     assert_eq!(delta, &json!({"stop_reason": "stop_sequence", "stop_sequence": "three"}));
 }
@@ -265,7 +248,7 @@ fn what_fails_in_a_stream_is_told_in_it() {
     let served = Setup::from(crash).serve();
     let reply = served.post("/v1/messages", &body(json!({"stream": true})));
     assert_eq!(reply.status, 200);
-    let events = events(&reply);
+    let events = reply.named_events();
     let last = events.last().unwrap();
     assert_eq!(last["error"]["type"], "overloaded_error", "{reply:?}");
     assert!(events.iter().all(|event| event["type"] != "message_stop"));

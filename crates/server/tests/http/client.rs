@@ -44,6 +44,24 @@ impl Reply {
         data.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// The data of named events; the name of each is its `type`.
+    #[track_caller]
+    pub fn named_events(&self) -> Vec<Value> {
+        let mut events = Vec::new();
+        let mut name = None;
+        for line in self.body.lines() {
+            if let Some(given) = line.strip_prefix("event: ") {
+                name = Some(given);
+            }
+            if let Some(data) = line.strip_prefix("data: ") {
+                let event: Value = serde_json::from_str(data).unwrap();
+                assert_eq!(event["type"].as_str(), name.take(), "{self:?}");
+                events.push(event);
+            }
+        }
+        events
+    }
+
     /// `error.param` of a failure, which has this status.
     #[track_caller]
     pub fn refused(&self, status: u16) -> Option<String> {

@@ -178,6 +178,7 @@ fn every_field_of_chats_takes_effect_or_is_refused() {
         (json!({"thinking_budget": -1}), Refused("thinking_budget")),
         (json!({"reasoning_effort": "none"}), Taken),
         (json!({"reasoning_effort": "high"}), Taken),
+        (json!({"reasoning_effort": "max"}), Taken),
         (json!({"reasoning_effort": "most"}), Refused("reasoning_effort")),
         (json!({"enable_thinking": true}), Taken),
         (json!({"enable_thinking": "yes"}), Refused("enable_thinking")),
