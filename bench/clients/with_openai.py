@@ -2,6 +2,8 @@
 
 import json
 
+import json
+
 import openai
 
 from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, REPORT, WEATHER, WORD, fails
@@ -87,6 +89,77 @@ def check_tools_in_a_stream():
     with CLIENT.chat.completions.stream(**fields) as stream:
         message = stream.get_final_completion().choices[0].message
     assert json.loads(message.tool_calls[0].function.arguments) == {"city": CITY}
+
+
+FLAT_TOOL = {"type": "function", **TOOL["function"], "strict": False}
+
+
+def respond(**fields):
+    fields = {"input": QUESTION, "temperature": 0, "max_output_tokens": 24, **fields}
+    return CLIENT.responses.create(model=MODEL, **fields)
+
+
+def check_responses():
+    response = respond(instructions="Be brief.", metadata={"a": "b"})
+    assert WORD in response.output_text, response
+    assert response.status in ("completed", "incomplete") and response.metadata == {"a": "b"}
+    usage = response.usage
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert usage.input_tokens_details.cached_tokens < usage.input_tokens
+    assert usage.output_tokens_details.reasoning_tokens <= usage.output_tokens
+
+
+def check_responses_stream():
+    events = list(respond(stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created"
+    assert events[-1].type in ("response.completed", "response.incomplete")
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == events[-1].response.output_text == respond().output_text
+    with CLIENT.responses.stream(model=MODEL, input=QUESTION, max_output_tokens=8) as stream:
+        kinds = {event.type for event in stream}
+    assert {"response.output_text.delta", "response.output_text.done"} <= kinds, kinds
+
+
+def check_responses_tools():
+    call = {"type": "function_call", "call_id": "c1", "name": "look_up",
+            "arguments": "{\"word\": \"twig\"}"}
+    result = {"type": "function_call_output", "call_id": "c1", "output": "a small branch"}
+    items = [{"role": "user", "content": QUESTION}, call, result]
+    response = respond(input=items, tools=[FLAT_TOOL])
+    assert response.tools[0].name == "look_up" and response.tool_choice == "auto"
+    assert response.usage.input_tokens > respond().usage.input_tokens
+
+
+def check_responses_form():
+    schema = {"type": "object", "additionalProperties": False, "required": ["n"],
+              "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
+    form = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
+    response = respond(text={"format": form}, max_output_tokens=200)
+    assert 1 <= json.loads(response.output_text)["n"] <= 9, response
+    assert response.text.format.name == "answer"
+    call = respond(tools=[{**FLAT_TOOL, "strict": True}], tool_choice="required",
+                   max_output_tokens=200).output[-1]
+    assert (call.type, call.name) == ("function_call", "look_up"), call
+    assert set(json.loads(call.arguments)) <= {"word"}, call
+
+
+def check_responses_chain():
+    first = respond()
+    assert CLIENT.responses.retrieve(first.id).output_text == first.output_text
+    after = respond(previous_response_id=first.id)
+    assert after.previous_response_id == first.id
+    # What the first prompt and its answer have in common with the second is not computed again.
+    assert after.usage.input_tokens_details.cached_tokens >= first.usage.input_tokens - 1, after
+    by_hand = respond(store=False, input=[{"role": "user", "content": QUESTION}, *first.output,
+                                          {"role": "user", "content": QUESTION}])
+    assert by_hand.usage.input_tokens == after.usage.input_tokens
+    assert by_hand.output_text == after.output_text
+    CLIENT.responses.delete(first.id)
+    fails(openai.NotFoundError, lambda: CLIENT.responses.retrieve(first.id))
+    gone = fails(openai.NotFoundError, lambda: respond(previous_response_id=first.id))
+    assert gone.code == "previous_response_not_found", gone.body
+    fails(openai.NotFoundError, lambda: CLIENT.responses.retrieve(by_hand.id))
 
 
 def check_completions():

@@ -21,3 +21,5 @@ mod ops;
 pub mod prompter;
 pub mod sampling;
 pub mod supervisor;
+
+pub use openai::StoredResponses;

@@ -69,6 +69,8 @@ pub struct Script {
     pub cached_tokens: u32,
     /// The tokens of every answer, one per step.
     pub answer: Vec<u32>,
+    /// Answer with the tokens of the prompt instead.
+    pub echoes: bool,
     /// Start the answer again instead of ending it.
     pub endless: bool,
     /// Abort the process, after a line on standard error, when this many tokens have been sent.
@@ -87,6 +89,7 @@ impl Default for Script {
             prefill_steps: Some(1),
             cached_tokens: 0,
             answer: vec![1, 2, 3],
+            echoes: false,
             endless: false,
             abort_after_tokens: None,
             context_tokens: 64,
@@ -111,6 +114,7 @@ pub struct ScriptedEngine {
 struct Running {
     request: GenerateRequest,
     cached_tokens: u32,
+    answer: Vec<u32>,
     n_prefills: u32,
     n_new: u32,
 }
@@ -305,8 +309,8 @@ impl ScriptedEngine {
             eprintln!("scripted: the device is lost");
             std::process::abort();
         }
-        let n_answer = self.script.answer.len();
-        let token = self.script.answer[running.n_new as usize % n_answer];
+        let n_answer = running.answer.len();
+        let token = running.answer[running.n_new as usize % n_answer];
         running.n_new += 1;
         self.n_sent += 1;
         if running.n_new == n_answer as u32 {
@@ -351,7 +355,11 @@ impl Engine for ScriptedEngine {
             return Err(EngineError::new(Fault::Caller, "scripted refusal"));
         }
         let cached_tokens = self.script.cached_tokens;
-        let running = Running { request, cached_tokens, n_prefills: 0, n_new: 0 };
+        let answer = match self.script.echoes {
+            true => request.prompt.clone(),
+            false => self.script.answer.clone(),
+        };
+        let running = Running { request, cached_tokens, answer, n_prefills: 0, n_new: 0 };
         self.running.insert(running.request.id, running);
         Ok(())
     }

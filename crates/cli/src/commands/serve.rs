@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use hub::{Hub, Model, ModelFolder};
+use server::StoredResponses;
 use server::generation::Generator;
 use server::http::keys::Keys;
 use server::http::origin::Allowed;
@@ -171,6 +172,7 @@ impl Serve {
             keys,
             allowed: Allowed { hosts: self.allow_host, origins: self.allow_origin },
             limits: Limits::default(),
+            responses: StoredResponses::default(),
             logs_requests: !self.quiet,
             build: BUILD.to_owned(),
         };

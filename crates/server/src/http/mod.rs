@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 use crate::dialect;
 use crate::failure::{Failure, Kind};
 use crate::generation::Generator;
+use crate::openai::StoredResponses;
 
 use keys::Keys;
 use origin::Allowed;
@@ -39,6 +40,10 @@ pub struct Limits {
     pub body_bytes: usize,
     /// For a body to arrive.
     pub body_time: Duration,
+    /// Responses that are kept for later requests.
+    pub max_responses: usize,
+    /// Bytes that they take.
+    pub response_bytes: usize,
     /// For the headers of a request to arrive; also how long a connection may idle.
     pub header_time: Duration,
     /// Without any byte taken by the reader of an answer.
@@ -52,6 +57,8 @@ impl Default for Limits {
         Self {
             body_bytes: 32 << 20,
             body_time: Duration::from_secs(60),
+            max_responses: 1024,
+            response_bytes: 128 << 20,
             header_time: Duration::from_secs(30),
             write_time: Duration::from_secs(60),
             max_connections: 1024,
@@ -72,6 +79,8 @@ pub struct Server {
     pub allowed: Allowed,
     /// How much.
     pub limits: Limits,
+    /// What earlier requests left for later ones.
+    pub responses: StoredResponses,
     /// A line of log for each request.
     pub logs_requests: bool,
     /// Named by `/version`.
@@ -118,10 +127,14 @@ fn router(app: App) -> Router {
 
 /// An id that nobody can guess: a word and 128 random bits.
 pub fn new_id(word: &str) -> String {
+    format!("{word}-{}", random_hex())
+}
+
+/// 128 random bits as text.
+pub fn random_hex() -> String {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");
-    let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    format!("{word}-{hex}")
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Seconds since 1970.

@@ -28,6 +28,19 @@ pub fn response_format(fields: &mut Fields) -> Result<Option<SaidForm>, Failure>
     Ok(form)
 }
 
+/// `text.format` of responses, where a schema lies flat.
+pub fn text_format(text: &mut Fields) -> Result<Option<SaidForm>, Failure> {
+    let Some(mut format) = text.object("format")? else { return Ok(None) };
+    let form = match format.required_string("type")?.as_str() {
+        "text" => None,
+        "json_object" => Some(SaidForm::object(format.path("type"))),
+        "json_schema" => return json_schema(format).map(Some),
+        _ => return Err(format.invalid("type", "must be text, json_object or json_schema")),
+    };
+    format.end()?;
+    Ok(form)
+}
+
 /// A named schema. It is obeyed whether it is called strict or not.
 pub fn json_schema(mut fields: Fields) -> Result<SaidForm, Failure> {
     let name = fields.required_string("name")?;

@@ -1,4 +1,4 @@
-//! OpenAI's API: models, chat completions, completions; embeddings are refused.
+//! OpenAI's API: models, responses, chat completions, completions; embeddings are refused.
 //!
 //! Every field of a request is implemented, or has no effect by what it says, or is refused by
 //! name; `docs/server.md` lists them, and a table of tests proves it.
@@ -9,6 +9,7 @@ mod form;
 mod messages;
 mod models;
 mod options;
+mod responses;
 mod wire;
 
 use axum::Router;
@@ -24,6 +25,7 @@ pub(crate) use chat::conversation as chat_conversation;
 pub(crate) use completions::inputs;
 pub(crate) use messages::{TOOL_NAMES, is_tool_name, tool};
 pub(crate) use options::{WITHOUT_EFFECT_ON_PROMPTS, model};
+pub use responses::StoredResponses;
 
 /// This API.
 pub static DIALECT: Dialect = Dialect { prefixes: &["/", "/v1/"], routes, error };
@@ -34,6 +36,8 @@ fn routes() -> Router<App> {
         .route("/v1/models/{*model}", get(models::one))
         .route("/v1/chat/completions", post(chat::completions))
         .route("/v1/completions", post(completions::completions))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
         .route("/v1/embeddings", post(embeddings))
 }
 
@@ -60,6 +64,9 @@ pub fn error(failure: &Failure) -> Value {
         Kind::Forbidden => ("permission_error", None),
         Kind::NotFound if failure.field.as_deref() == Some("model") => {
             ("invalid_request_error", Some("model_not_found"))
+        }
+        Kind::NotFound if failure.field.as_deref() == Some("previous_response_id") => {
+            ("invalid_request_error", Some("previous_response_not_found"))
         }
         Kind::NotFound => ("invalid_request_error", Some("not_found")),
         Kind::TooMany => ("rate_limit_error", Some("rate_limit_exceeded")),

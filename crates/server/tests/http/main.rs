@@ -12,5 +12,7 @@ mod ollama_fields;
 mod openai;
 mod ours;
 mod real;
+mod responses;
+mod responses_fields;
 mod served;
 mod supervision;

@@ -198,6 +198,38 @@ fn a_budget_ends_the_thinking_and_the_answer_follows() {
 }
 
 #[test]
+fn a_response_goes_on_from_what_is_cached_and_is_forced_like_a_chat() {
+    let served = Setup::of(real_runner()).serve();
+    let ask = |fields: Value| {
+        let mut body = json!({"model": "demo", "input": "What is Offshoot?", "temperature": 0,
+                              "instructions": "Be brief and kind.", "max_output_tokens": 200});
+        for (name, value) in fields.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let reply = served.post("/v1/responses", &body);
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()
+    };
+    let first = ask(json!({}));
+    let fields = json!({"previous_response_id": first["id"], "input": "And what is a twig?"});
+    let usage = &ask(fields)["usage"];
+    let tokens = |usage: &Value, name: &str| usage[name].as_u64().unwrap();
+    let cached = tokens(&usage["input_tokens_details"], "cached_tokens");
+    assert!(cached >= tokens(&first["usage"], "input_tokens"), "{first} {usage}");
+    let tool = json!({"type": "function", "name": "trip", "parameters": city(), "strict": true});
+    for choice in [json!("required"), json!({"type": "function", "name": "trip"})] {
+        let answer = ask(json!({"tools": [tool], "tool_choice": choice, "temperature": 1.5}));
+        let [call] = &answer["output"].as_array().unwrap()[..] else { panic!("{answer}") };
+        assert_eq!((&call["type"], &call["name"]), (&json!("function_call"), &json!("trip")));
+        assert!(is_city(call["arguments"].as_str().unwrap()), "{answer}");
+    }
+    let format = json!({"type": "json_schema", "name": "c", "schema": city()});
+    let answer = ask(json!({"text": {"format": format}, "temperature": 1.5}));
+    assert_eq!(answer["text"]["format"], format);
+    assert!(is_city(answer["output"][0]["content"][0]["text"].as_str().unwrap()), "{answer}");
+}
+
+#[test]
 fn forms_that_cannot_be_used_are_refused_in_the_words_of_the_request() {
     let served = Setup::of(real_runner()).serve();
     let check = |fields: Value, field: &str| {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hub::Hub;
 use protocol::CacheSettings;
 use serde_json::{Value, json};
+use server::StoredResponses;
 use server::generation::Generator;
 use server::http::keys::Keys;
 use server::http::origin::Allowed;
@@ -128,6 +129,7 @@ impl Setup {
                 keys,
                 allowed: Allowed::default(),
                 limits: self.limits,
+                responses: StoredResponses::default(),
                 logs_requests: false,
                 build: "test".into(),
             };
