@@ -33,8 +33,13 @@ const MAX_ROWS: usize = 64;
 const MAX_WAITING: usize = 1024;
 /// Room for so much of every answer is there when a request begins.
 const HEADROOM_TOKENS: usize = 256;
-/// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result.
-const PREFILL_CHUNK_TOKENS_CPU: usize = 256;
+/// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result. On a CPU
+/// products of so many rows are as fast as those of more, and those who decode wait less.
+const PREFILL_CHUNK_TOKENS_CPU: usize = 64;
+/// Of these each expert sees a few.
+const PREFILL_CHUNK_TOKENS_CPU_EXPERTS: usize = 256;
+/// A model of which a token reads less than this share has experts.
+const EXPERTS_SHARE: f64 = 0.5;
 /// On a GPU it depends on the model: those who decode wait for each pass, which should not take
 /// much longer than theirs, and a small model's should be worth its launches. Tokens times active
 /// parameters: about 25 ms of a large GPU.
@@ -152,11 +157,16 @@ impl Engine {
         let budgets = memory::budgets(&device, &request.cache, folder.as_ref())?;
         let chunk_tokens = match (request.chunk_tokens, device.backend()) {
             (Some(n), _) => n.max(1) as usize,
-            (None, Backend::Cpu) => PREFILL_CHUNK_TOKENS_CPU,
-            (None, Backend::Cuda | Backend::Metal) => {
+            (None, backend) => {
                 let info = &loaded.info;
                 let share = info.weight_bytes_per_token as f64 / info.weight_bytes.max(1) as f64;
-                chunk_tokens_on_gpu(info.n_parameters as f64 * share)
+                match backend {
+                    Backend::Cpu if share < EXPERTS_SHARE => PREFILL_CHUNK_TOKENS_CPU_EXPERTS,
+                    Backend::Cpu => PREFILL_CHUNK_TOKENS_CPU,
+                    Backend::Cuda | Backend::Metal => {
+                        chunk_tokens_on_gpu(info.n_parameters as f64 * share)
+                    }
+                }
             }
         };
         let stride = if request.deterministic { chunk_tokens } else { 1 };
