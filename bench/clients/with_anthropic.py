@@ -1,6 +1,7 @@
 """Anthropic's own client."""
 
 import asyncio
+import json
 
 import anthropic
 
@@ -134,6 +135,16 @@ def check_calls():
         assert (call.name, call.input) == (WEATHER["name"], {"city": CITY})
 
 
+def check_forced_calls_and_forms():
+    message = ask(tools=[TOOL], tool_choice={"type": "tool", "name": TOOL["name"]}, max_tokens=200)
+    (call,) = [block for block in message.content if block.type == "tool_use"]
+    assert (message.stop_reason, call.name) == ("tool_use", TOOL["name"]), message
+    schema = {"type": "object", "additionalProperties": False, "required": ["n"],
+              "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
+    form = {"format": {"type": "json_schema", "schema": schema}}
+    assert json.loads(text_of(ask(output_config=form, max_tokens=100)))["n"] in range(1, 10)
+
+
 def check_errors():
     missing = fails(anthropic.NotFoundError, lambda: ask(model="nope"))
     assert missing.body["error"]["type"] == "not_found_error", missing.body
@@ -141,7 +152,7 @@ def check_errors():
     messages = [{"role": "user", "content": [image]}]
     bad = fails(anthropic.BadRequestError, lambda: ask(messages=messages))
     assert "messages[0].content[0].type" in bad.body["error"]["message"], bad.body
-    forced = {"type": "any"}
-    fails(anthropic.BadRequestError, lambda: ask(tools=[TOOL], tool_choice=forced))
+    other = {"type": "tool", "name": "other"}
+    fails(anthropic.BadRequestError, lambda: ask(tools=[TOOL], tool_choice=other))
     stranger = anthropic.Anthropic(base_url=ADDRESS, api_key="nobody", max_retries=0)
     fails(anthropic.AuthenticationError, lambda: stranger.messages.create(**fields_of()))

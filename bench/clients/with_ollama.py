@@ -1,5 +1,7 @@
 """Ollama's own client."""
 
+import json
+
 import ollama
 
 from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, WEATHER, WORD, fails
@@ -112,11 +114,20 @@ def check_loading():
     assert chat().load_duration > 0, "it had to be loaded again"
 
 
+def check_forms():
+    schema = {"type": "object", "additionalProperties": False, "required": ["n"],
+              "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
+    options = {"temperature": 0, "num_predict": 100}
+    answer = chat(format=schema, options=options)
+    assert json.loads(answer.message.content)["n"] in range(1, 10), answer
+    assert chat(format="json").message.content.startswith("{")
+
+
 def check_errors():
     missing = fails(ollama.ResponseError, lambda: CLIENT.chat(model="nope", messages=MESSAGES))
     assert missing.status_code == 404, missing
-    forced = fails(ollama.ResponseError, lambda: chat(format="json"))
-    assert forced.status_code == 400 and "format" in forced.error
+    form = fails(ollama.ResponseError, lambda: chat(format={"type": "objekt"}))
+    assert form.status_code == 400 and "format" in form.error
     pull = fails(ollama.ResponseError, lambda: CLIENT.pull("org/name"))
     assert pull.status_code == 403 and "offshoot pull" in pull.error
     embed = fails(ollama.ResponseError, lambda: CLIENT.embed(model=MODEL, input="x"))

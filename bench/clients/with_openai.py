@@ -2,8 +2,6 @@
 
 import json
 
-import json
-
 import openai
 
 from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, REPORT, WEATHER, WORD, fails
@@ -171,6 +169,19 @@ def check_responses_chain():
 def check_completions():
     answer = CLIENT.completions.create(model=MODEL, prompt="Offshoot is", max_tokens=8)
     assert answer.choices[0].text
+
+
+def check_forced_calls_and_forms():
+    schema = {"type": "object", "additionalProperties": False, "required": ["n"],
+              "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+    base = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}]}
+    answer = CLIENT.chat.completions.create(**base, response_format=form)
+    assert json.loads(answer.choices[0].message.content)["n"] in range(1, 10), answer
+    tools = [{"type": "function", "function": WEATHER}]
+    answer = CLIENT.chat.completions.create(**base, tools=tools, tool_choice="required")
+    (call, *_) = answer.choices[0].message.tool_calls
+    assert call.function.name == WEATHER["name"], answer
 
 
 def check_errors():
