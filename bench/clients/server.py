@@ -14,6 +14,9 @@ WEATHER = {
     "name": "get_weather", "description": "Get the weather in a city",
     "parameters": {"type": "object", "required": ["city"],
                    "properties": {"city": {"type": "string", "description": "The city"}}}}
+# A form that answers can be held to.
+NUMBER = {"type": "object", "additionalProperties": False, "required": ["n"],
+          "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
 REPORT = {"temperature": 21, "condition": "sunny"}
 
 

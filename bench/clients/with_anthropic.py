@@ -5,7 +5,7 @@ import json
 
 import anthropic
 
-from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, WEATHER, WORD, fails
+from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, NUMBER, QUESTION, WEATHER, WORD, fails
 
 CLIENT = anthropic.Anthropic(base_url=ADDRESS, api_key=KEY, max_retries=0)
 MESSAGES = [{"role": "user", "content": QUESTION}]
@@ -139,9 +139,7 @@ def check_forced_calls_and_forms():
     message = ask(tools=[TOOL], tool_choice={"type": "tool", "name": TOOL["name"]}, max_tokens=200)
     (call,) = [block for block in message.content if block.type == "tool_use"]
     assert (message.stop_reason, call.name) == ("tool_use", TOOL["name"]), message
-    schema = {"type": "object", "additionalProperties": False, "required": ["n"],
-              "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
-    form = {"format": {"type": "json_schema", "schema": schema}}
+    form = {"format": {"type": "json_schema", "schema": NUMBER}}
     assert json.loads(text_of(ask(output_config=form, max_tokens=100)))["n"] in range(1, 10)
 
 

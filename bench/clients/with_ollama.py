@@ -4,7 +4,7 @@ import json
 
 import ollama
 
-from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, WEATHER, WORD, fails
+from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, NUMBER, QUESTION, WEATHER, WORD, fails
 
 CLIENT = ollama.Client(host=ADDRESS, headers={"Authorization": f"Bearer {KEY}"})
 MESSAGES = [{"role": "user", "content": QUESTION}]
@@ -115,10 +115,8 @@ def check_loading():
 
 
 def check_forms():
-    schema = {"type": "object", "additionalProperties": False, "required": ["n"],
-              "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
     options = {"temperature": 0, "num_predict": 100}
-    answer = chat(format=schema, options=options)
+    answer = chat(format=NUMBER, options=options)
     assert json.loads(answer.message.content)["n"] in range(1, 10), answer
     assert chat(format="json").message.content.startswith("{")
 

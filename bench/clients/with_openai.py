@@ -4,7 +4,8 @@ import json
 
 import openai
 
-from server import ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, QUESTION, REPORT, WEATHER, WORD, fails
+from server import (
+    ADDRESS, CITY, CITY_QUESTION, KEY, MODEL, NUMBER, QUESTION, REPORT, WEATHER, WORD, fails)
 
 CLIENT = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key=KEY, max_retries=0,
                        _strict_response_validation=True)
@@ -136,9 +137,7 @@ def check_responses_tools():
 
 
 def check_responses_form():
-    schema = {"type": "object", "additionalProperties": False, "required": ["n"],
-              "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
-    form = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
+    form = {"type": "json_schema", "name": "answer", "schema": NUMBER, "strict": True}
     response = respond(text={"format": form}, max_output_tokens=200)
     assert 1 <= json.loads(response.output_text)["n"] <= 9, response
     assert response.text.format.name == "answer"
@@ -172,9 +171,7 @@ def check_completions():
 
 
 def check_forced_calls_and_forms():
-    schema = {"type": "object", "additionalProperties": False, "required": ["n"],
-              "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}}}
-    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": NUMBER}}
     base = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}]}
     answer = CLIENT.chat.completions.create(**base, response_format=form)
     assert json.loads(answer.choices[0].message.content)["n"] in range(1, 10), answer

@@ -124,9 +124,9 @@ impl Tokenizer {
         segments: &Segments,
         namespace: u64,
     ) -> Result<Vec<u32>> {
-        let cuts = self.cuts.get_or_init(|| match self.continuing_differs() {
-            true => Cuts::none(),
-            false => Cuts::new(self.inner.get_added_tokens_decoder().values()),
+        let cuts = self.cuts.get_or_init(|| match self.without_blanks() {
+            Some(_) => Cuts::none(),
+            None => Cuts::new(self.inner.get_added_tokens_decoder().values()),
         });
         let mut ids = Vec::new();
         for (idx, piece) in rendered.pieces().enumerate() {
@@ -190,13 +190,12 @@ impl Tokenizer {
     }
 
     fn continuing(&self) -> &Inner {
-        let continuing = self.continuing.get_or_init(|| without_prefix_space(&self.inner));
-        continuing.as_ref().unwrap_or(&self.inner)
+        self.without_blanks().unwrap_or(&self.inner)
     }
 
-    /// Whether the tokenizer puts blanks in front of texts.
-    fn continuing_differs(&self) -> bool {
-        self.continuing.get_or_init(|| without_prefix_space(&self.inner)).is_some()
+    /// The same without prefix spaces; none if the tokenizer puts none in front of texts.
+    fn without_blanks(&self) -> Option<&Inner> {
+        self.continuing.get_or_init(|| without_prefix_space(&self.inner)).as_ref()
     }
 
     /// The whole text of `ids`; unknown ids are skipped, and special tokens unless asked for.

@@ -1,13 +1,14 @@
 //! From the fields of a request to what a template makes a prompt of.
 
-use serde_json::{Value, json};
-use text::{JsonMap, Role, Said};
+use serde_json::json;
+use text::{JsonMap, Role};
 
 use super::blocks::Turns;
 use super::tools::tools;
 use crate::failure::Failure;
 use crate::generation::{Form, SaidForm, Tools};
 use crate::http::fields::Fields;
+use crate::openai::schema;
 use crate::prompter::Conversation;
 
 /// As Anthropic has it.
@@ -93,12 +94,8 @@ fn format(mut format: Fields) -> Result<SaidForm, Failure> {
     if format.required_string("type")? != "json_schema" {
         return Err(format.invalid("type", "must be json_schema"));
     }
-    let field = format.path("schema");
-    let form = match format.take("schema") {
-        Some(schema @ Value::Object(_)) => SaidForm { said: Said::Json(schema), field },
-        Some(_) => return Err(format.invalid("schema", "must be an object")),
-        None => return Err(format.invalid("schema", "is missing")),
-    };
+    let form = schema(&mut format)?;
+    let form = form.ok_or_else(|| format.invalid("schema", "is missing"))?;
     format.end()?;
     Ok(form)
 }
@@ -120,6 +117,7 @@ mod tests {
 
     use hub::ModelFolder;
     use protocol::BoundaryKind;
+    use serde_json::Value;
     use text::{Content, Message};
 
     use super::*;

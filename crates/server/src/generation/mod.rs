@@ -22,7 +22,7 @@ pub use self::form::{Calls, Form, SaidForm, Tools};
 use crate::failure::{Failure, Kind};
 use crate::metrics::Metrics;
 use crate::models::{KeepAlive, Models, TextSide};
-use crate::prompter::{Conversation, Prompt};
+use crate::prompter::{Conversation, Prompt, PromptError, Prompter};
 use crate::sampling::Choices;
 
 /// Most answers of one request, over all its prompts.
@@ -51,6 +51,18 @@ pub enum Input {
 }
 
 impl Input {
+    /// What the model reads.
+    pub(crate) fn prompt(self, prompter: &Prompter, namespace: u64) -> Result<Prompt, PromptError> {
+        match self {
+            Self::Chat(conversation) => prompter.chat(*conversation, namespace),
+            Self::Text(written) => prompter.raw(&written),
+            Self::Tokens(tokens) => {
+                let (text, tail) = (String::new(), String::new());
+                Ok(Prompt { tokens, text, tail, boundaries: Vec::new() })
+            }
+        }
+    }
+
     fn has_tools(&self) -> bool {
         match self {
             Self::Chat(conversation) => !conversation.tools.is_empty(),
@@ -430,19 +442,12 @@ impl Generator {
         let render = move || {
             // Rendering goes on when the caller has left, and so does the place that it takes.
             let _permit = permit;
-            let one = |input| -> Result<_, Failure> {
-                let prompt = match input {
-                    Input::Chat(conversation) => {
-                        let tools = Arc::from(conversation.tools.as_slice());
-                        return Ok((text.prompter.chat(*conversation, namespace)?, Some(tools)));
-                    }
-                    Input::Text(written) => text.prompter.raw(&written)?,
-                    Input::Tokens(tokens) => {
-                        let (text, tail) = (String::new(), String::new());
-                        Prompt { tokens, text, tail, boundaries: Vec::new() }
-                    }
+            let one = |input: Input| -> Result<_, Failure> {
+                let tools = match &input {
+                    Input::Chat(conversation) => Some(Arc::from(conversation.tools.as_slice())),
+                    Input::Text(_) | Input::Tokens(_) => None,
                 };
-                Ok((prompt, None))
+                Ok((input.prompt(&text.prompter, namespace)?, tools))
             };
             inputs.into_iter().map(one).collect()
         };

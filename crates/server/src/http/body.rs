@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 
 use super::fields::Fields;
 use super::json;
@@ -34,7 +35,7 @@ impl FromRequest<App> for Body {
 
 /// Reads what nobody wants, within bounds, so that the next request of the connection is found
 /// where it begins, and the answer is not lost in a reset of the connection.
-pub async fn discard(body: axum::body::Body) {
+pub(super) async fn discard(body: axum::body::Body) {
     let mut chunks = body.into_data_stream();
     let all = async {
         let mut n_bytes = 0;
@@ -46,6 +47,19 @@ pub async fn discard(body: axum::body::Body) {
         }
     };
     let _ = tokio::time::timeout(DISCARD_TIME, all).await;
+}
+
+/// Answers every request so, whatever its body.
+pub fn refused(
+    kind: Kind,
+    message: &'static str,
+) -> impl Fn(Request) -> BoxFuture<'static, Failure> + Clone {
+    move |request| {
+        Box::pin(async move {
+            discard(request.into_body()).await;
+            Failure::new(kind, message)
+        })
+    }
 }
 
 async fn read(request: Request, limits: &Limits) -> Result<axum::body::Bytes, Failure> {

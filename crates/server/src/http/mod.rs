@@ -20,13 +20,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::TcpListener;
 
 use crate::dialect;
-use crate::failure::{Failure, Kind};
+use crate::failure::Kind;
 use crate::generation::Generator;
 use crate::openai::StoredResponses;
 
@@ -108,14 +107,8 @@ pub async fn run(
 }
 
 fn router(app: App) -> Router {
-    let refused = |kind, message| {
-        move |request: Request| async move {
-            body::discard(request.into_body()).await;
-            Failure::new(kind, message)
-        }
-    };
-    let unknown = refused(Kind::NotFound, "there is no such route");
-    let wrong = refused(Kind::MethodNotAllowed, "the route has other methods than this");
+    let unknown = body::refused(Kind::NotFound, "there is no such route");
+    let wrong = body::refused(Kind::MethodNotAllowed, "the route has other methods than this");
     let routes =
         dialect::ALL.iter().fold(Router::new(), |router, dialect| router.merge((dialect.routes)()));
     routes

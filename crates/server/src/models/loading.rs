@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use protocol::{Fault, LoadRequest, ModelSource};
 use tokio::sync::watch;
 
-use super::room::Room;
+use super::room::{Room, at_rest};
 use super::slot::{Attempt, Phase, Slot};
 use super::unavailable::{first_line, no_room};
 use super::worker::Worker;
@@ -64,13 +64,7 @@ impl Models {
         loop {
             let leaving = room.make(&self.tenants(), bytes);
             let leaving = leaving.map_err(|shortage| no_room(&slot.name, bytes, shortage))?;
-            for name in &leaving {
-                let leaving = lock(&self.0.slots).get(name).cloned();
-                if let Some(slot) = leaving {
-                    // It may have been taken again in between.
-                    self.unload(&slot, &|state| state.n_users == 0);
-                }
-            }
+            leaving.iter().for_each(|name| self.unload_at_rest(name));
             self.wait_for_ends().await;
             if leaving.is_empty() {
                 break;
@@ -100,16 +94,18 @@ impl Models {
     /// Unloads the model that has been at rest longest; says whether there was one.
     async fn unload_longest_at_rest(&self) -> bool {
         let tenants = self.tenants();
-        let at_rest = tenants.iter().filter(|tenant| !tenant.is_pinned);
-        let at_rest = at_rest.filter(|tenant| tenant.idle_since.is_some());
-        let Some(tenant) = at_rest.min_by_key(|tenant| tenant.idle_since) else { return false };
-        let slot = lock(&self.0.slots).get(&tenant.name).cloned();
-        if let Some(slot) = slot {
-            // It may have been taken again in between.
-            self.unload(&slot, &|state| state.n_users == 0);
-        }
+        let Some(tenant) = at_rest(&tenants).next() else { return false };
+        self.unload_at_rest(&tenant.name);
         self.wait_for_ends().await;
         true
+    }
+
+    /// Unloads a model, unless it has been taken again in between.
+    fn unload_at_rest(&self, name: &str) {
+        let slot = lock(&self.0.slots).get(name).cloned();
+        if let Some(slot) = slot {
+            self.unload(&slot, &|state| state.n_users == 0);
+        }
     }
 
     async fn start(

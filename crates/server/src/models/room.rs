@@ -39,18 +39,12 @@ impl Room {
         }
         let mut kept_bytes = tenants.iter().map(|tenant| tenant.bytes).sum::<u64>();
         let mut n_kept = tenants.len();
-        let mut at_rest: Vec<_> = tenants
-            .iter()
-            .filter(|tenant| !tenant.is_pinned)
-            .filter_map(|tenant| Some((tenant.idle_since?, tenant)))
-            .collect();
-        at_rest.sort_by_key(|(since, _)| *since);
-        let mut at_rest = at_rest.into_iter();
+        let mut at_rest = at_rest(tenants);
         let mut leaving = Vec::new();
         while n_kept + 1 > self.max_models
             || self.budget_bytes.is_some_and(|budget| kept_bytes.saturating_add(bytes) > budget)
         {
-            let Some((_, tenant)) = at_rest.next() else {
+            let Some(tenant) = at_rest.next() else {
                 let names = tenants.iter().map(|tenant| tenant.name.clone());
                 return Err(Shortage::Busy { names: names.collect() });
             };
@@ -60,6 +54,15 @@ impl Room {
         }
         Ok(leaving)
     }
+}
+
+/// Those that can be unloaded, the longest at rest first.
+pub(crate) fn at_rest(tenants: &[Tenant]) -> impl Iterator<Item = &Tenant> {
+    let unpinned = tenants.iter().filter(|tenant| !tenant.is_pinned);
+    let mut at_rest: Vec<_> =
+        unpinned.filter_map(|tenant| Some((tenant.idle_since?, tenant))).collect();
+    at_rest.sort_by_key(|(since, _)| *since);
+    at_rest.into_iter().map(|(_, tenant)| tenant)
 }
 
 #[cfg(test)]

@@ -12,25 +12,19 @@ mod options;
 mod time;
 
 use axum::Router;
-use axum::extract::Request;
 use axum::routing::{delete, get, post};
 use serde_json::{Value, json};
 
 use crate::dialect::Dialect;
 use crate::failure::{Failure, Kind};
 use crate::http::App;
-use crate::http::body::{Body, discard};
+use crate::http::body::{self, Body};
 
 /// This API.
 pub static DIALECT: Dialect = Dialect { prefixes: &["/api/"], routes, error };
 
 fn routes() -> Router<App> {
-    let refused = |message: &'static str| {
-        move |request: Request| async move {
-            discard(request.into_body()).await;
-            refused(message)
-        }
-    };
+    let refused = |message| body::refused(Kind::Forbidden, message);
     let pull = "models are fetched on the server's machine: offshoot pull ORG/NAME";
     let create = "models are made on the server's machine: offshoot quantize SOURCE TARGET";
     let copy = "models are copied on the server's machine, as folders of its store";
@@ -56,10 +50,6 @@ fn routes() -> Router<App> {
 
 async fn embeddings(_: Body) -> Failure {
     Failure::new(Kind::Invalid, "no model here makes embeddings: ask a server with one that does")
-}
-
-fn refused(message: &str) -> Failure {
-    Failure::new(Kind::Forbidden, message)
 }
 
 /// Ollama's form of an error.

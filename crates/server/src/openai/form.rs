@@ -12,29 +12,30 @@ const MAX_CHOICES: usize = 1024;
 
 /// `response_format`.
 pub fn response_format(fields: &mut Fields) -> Result<Option<SaidForm>, Failure> {
-    let Some(mut format) = fields.object("response_format")? else { return Ok(None) };
-    let kind = format.required_string("type")?;
-    let form = match kind.as_str() {
-        "text" => None,
-        "json_object" => Some(SaidForm::object(format.path("type"))),
-        "json_schema" => {
-            let schema = format.object("json_schema")?;
-            let schema = schema.ok_or_else(|| format.invalid("json_schema", "is missing"))?;
-            Some(json_schema(schema)?)
-        }
-        _ => return Err(format.invalid("type", "must be text, json_object or json_schema")),
-    };
-    format.end()?;
-    Ok(form)
+    format(fields, "response_format", |format| {
+        let schema = format.object("json_schema")?;
+        let mut schema = schema.ok_or_else(|| format.invalid("json_schema", "is missing"))?;
+        let form = json_schema(&mut schema)?;
+        schema.end()?;
+        Ok(form)
+    })
 }
 
 /// `text.format` of responses, where a schema lies flat.
 pub fn text_format(text: &mut Fields) -> Result<Option<SaidForm>, Failure> {
-    let Some(mut format) = text.object("format")? else { return Ok(None) };
+    format(text, "format", json_schema)
+}
+
+fn format(
+    fields: &mut Fields,
+    name: &str,
+    json_schema: impl FnOnce(&mut Fields) -> Result<SaidForm, Failure>,
+) -> Result<Option<SaidForm>, Failure> {
+    let Some(mut format) = fields.object(name)? else { return Ok(None) };
     let form = match format.required_string("type")?.as_str() {
         "text" => None,
         "json_object" => Some(SaidForm::object(format.path("type"))),
-        "json_schema" => return json_schema(format).map(Some),
+        "json_schema" => Some(json_schema(&mut format)?),
         _ => return Err(format.invalid("type", "must be text, json_object or json_schema")),
     };
     format.end()?;
@@ -42,7 +43,7 @@ pub fn text_format(text: &mut Fields) -> Result<Option<SaidForm>, Failure> {
 }
 
 /// A named schema. It is obeyed whether it is called strict or not.
-pub fn json_schema(mut fields: Fields) -> Result<SaidForm, Failure> {
+fn json_schema(fields: &mut Fields) -> Result<SaidForm, Failure> {
     let name = fields.required_string("name")?;
     if !super::is_tool_name(&name) {
         return Err(fields.invalid("name", super::TOOL_NAMES));
@@ -50,14 +51,18 @@ pub fn json_schema(mut fields: Fields) -> Result<SaidForm, Failure> {
     // For the model, which is not told of it.
     fields.string("description")?;
     fields.bool("strict")?;
-    let field = fields.path("schema");
-    let form = match fields.take("schema") {
-        None => SaidForm::object(field),
-        Some(schema @ Value::Object(_)) => SaidForm { said: Said::Json(schema), field },
-        Some(_) => return Err(fields.invalid("schema", "must be an object")),
-    };
-    fields.end()?;
-    Ok(form)
+    Ok(schema(fields)?.unwrap_or_else(|| SaidForm::object(fields.path("schema"))))
+}
+
+/// `schema`: an object.
+pub fn schema(fields: &mut Fields) -> Result<Option<SaidForm>, Failure> {
+    match fields.take("schema") {
+        None => Ok(None),
+        Some(schema @ Value::Object(_)) => {
+            Ok(Some(SaidForm { said: Said::Json(schema), field: fields.path("schema") }))
+        }
+        Some(_) => Err(fields.invalid("schema", "must be an object")),
+    }
 }
 
 /// `structured_outputs`: a JSON schema, an expression, choices or a grammar, as vLLM has it.

@@ -42,7 +42,7 @@ fn message(mut fields: Fields) -> Result<Message, Failure> {
     if role == Role::Tool {
         message.tool_call_id = Some(fields.required_string("tool_call_id")?);
     }
-    message.content = match content(&mut fields)? {
+    message.content = match content(&mut fields, "content", part_text)? {
         Some(content) => content,
         None if !message.tool_calls.is_empty() || message.reasoning_content.is_some() => {
             Content::Text(String::new())
@@ -53,22 +53,27 @@ fn message(mut fields: Fields) -> Result<Message, Failure> {
     Ok(message)
 }
 
-fn content(fields: &mut Fields) -> Result<Option<Content>, Failure> {
-    match fields.take("content") {
+/// A text, or parts of text as `part_text` reads them.
+pub fn content(
+    fields: &mut Fields,
+    name: &str,
+    part_text: impl Fn(Fields) -> Result<String, Failure>,
+) -> Result<Option<Content>, Failure> {
+    match fields.take(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(Content::Text(text))),
         Some(Value::Array(parts)) => {
-            let path = fields.path("content");
+            let path = fields.path(name);
             let parts = parts.into_iter().enumerate();
-            let parts = parts.map(|(idx, part)| part_text(format!("{path}[{idx}]"), part));
+            let parts =
+                parts.map(|(idx, part)| part_text(Fields::of(format!("{path}[{idx}]"), part)?));
             Ok(Some(Content::Parts(parts.collect::<Result<_, _>>()?)))
         }
-        Some(_) => Err(fields.invalid("content", "must be a string or a list of parts")),
+        Some(_) => Err(fields.invalid(name, "must be a string or a list of parts")),
     }
 }
 
-fn part_text(path: String, part: Value) -> Result<String, Failure> {
-    let mut fields = Fields::of(path, part)?;
+fn part_text(mut fields: Fields) -> Result<String, Failure> {
     match fields.required_string("type")?.as_str() {
         "text" => {}
         "image_url" | "input_audio" | "file" | "video_url" => {

@@ -23,6 +23,7 @@ use crate::http::body::Body;
 
 pub(crate) use chat::conversation as chat_conversation;
 pub(crate) use completions::inputs;
+pub(crate) use form::schema;
 pub(crate) use messages::{TOOL_NAMES, is_tool_name, tool};
 pub(crate) use options::{WITHOUT_EFFECT_ON_PROMPTS, model};
 pub use responses::StoredResponses;

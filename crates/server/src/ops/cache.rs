@@ -8,6 +8,7 @@ use axum::extract::{Query, State};
 use protocol::{CacheNode, Divergence, Event, Inspect, Inspected, MAX_INSPECTED_NODES, NodeKind};
 use serde_json::{Value, json};
 
+use super::manage::not_loaded;
 use super::tokens::blocking;
 use crate::explain;
 use crate::failure::{Failure, Kind};
@@ -52,11 +53,7 @@ pub async fn explain(
     let tokens = blocking(move || {
         // Rendering goes on when the caller has left, and so does the place that it takes.
         let _permit = permit;
-        Ok(match input {
-            Input::Chat(conversation) => text.prompter.chat(*conversation, namespace)?.tokens,
-            Input::Text(written) => text.prompter.raw(&written)?.tokens,
-            Input::Tokens(tokens) => tokens,
-        })
+        Ok(input.prompt(&text.prompter, namespace)?.tokens)
     });
     let tokens = tokens.await?;
     if tokens.is_empty() {
@@ -170,8 +167,7 @@ pub async fn tree(
     fields.end()?;
     let (name, side) = app.generator.models.text(&model).await?;
     if !app.generator.models.running().iter().any(|running| running.name == name) {
-        let failure = Failure::new(Kind::NotFound, "this model is not loaded");
-        return Err(Failure { field: Some("model".into()), ..failure });
+        return Err(not_loaded());
     }
     let lease = app.generator.models.lease(&name, &mut |_, _| {}).await?;
     let shown_tokens = if has_text { SHOWN_TOKENS } else { 0 };

@@ -73,9 +73,12 @@ pub async fn unload(
     fields.end()?;
     match app.generator.models.unload_when_idle(&model) {
         true => Ok(Json(json!({"model": model, "state": "unloading"}))),
-        false => {
-            let failure = Failure::new(Kind::NotFound, "this model is not loaded");
-            Err(Failure { field: Some("model".into()), ..failure })
-        }
+        false => Err(not_loaded()),
     }
+}
+
+/// What was asked needs a model that is loaded.
+pub(super) fn not_loaded() -> Failure {
+    let failure = Failure::new(Kind::NotFound, "this model is not loaded");
+    Failure { field: Some("model".into()), ..failure }
 }

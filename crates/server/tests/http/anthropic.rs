@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testkit::Script;
 
 use crate::client::Reply;
-use crate::served::{Served, Setup};
+use crate::served::{Served, Setup, set};
 
 fn answering(answer: &[u32]) -> Setup {
     Script { answer: answer.to_vec(), ..Script::default() }.into()
@@ -13,9 +13,7 @@ fn answering(answer: &[u32]) -> Setup {
 fn body(fields: Value) -> Value {
     let mut body = json!({"model": "tiny", "max_tokens": 100,
                           "messages": [{"role": "user", "content": "hi"}]});
-    for (name, value) in fields.as_object().unwrap() {
-        body[name] = value.clone();
-    }
+    set(&mut body, &fields);
     body
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::fates::Fate::{Refused, Taken};
 use crate::fates::{Fate, check};
+use crate::served::set;
 
 fn base() -> Value {
     json!({"model": "tiny", "max_tokens": 2000, "messages": [{"role": "user", "content": "hi"}]})
@@ -52,9 +53,7 @@ fn every_field_of_messages_takes_effect_or_is_refused() {
 fn shared() -> Vec<(Value, Fate)> {
     let thinking = |kind: &str, more: Value| {
         let mut thinking = json!({"type": kind});
-        for (name, value) in more.as_object().unwrap() {
-            thinking[name] = value.clone();
-        }
+        set(&mut thinking, &more);
         json!({"thinking": thinking})
     };
     let clear = |keep: Value| {
@@ -130,9 +129,7 @@ fn fields_of_conversations_take_effect_or_are_refused_also_where_they_are_counte
 fn every_field_of_tools_takes_effect_or_is_refused() {
     let tool = |more: Value| {
         let mut tool = json!({"name": "f", "input_schema": {"type": "object"}});
-        for (name, value) in more.as_object().unwrap() {
-            tool[name] = value.clone();
-        }
+        set(&mut tool, &more);
         json!({"tools": [tool]})
     };
     let with = |choice: Value| {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::Script;
 
-use crate::served::{Setup, chat};
+use crate::served::{Setup, chat, set};
 
 /// What becomes of a field.
 enum Fate {
@@ -19,9 +19,7 @@ fn check(path: &str, base: &Value, table: &[(Value, Fate)]) {
     let served = Setup::from(Script { answer: vec![1, 0], ..Script::default() }).serve();
     for (fields, fate) in table {
         let mut body = base.clone();
-        for (name, value) in fields.as_object().unwrap() {
-            body[name] = value.clone();
-        }
+        set(&mut body, fields);
         let reply = served.post(path, &body);
         match fate {
             Taken => assert_eq!(reply.status, 200, "{fields}: {reply:?}"),

@@ -8,7 +8,7 @@ use testkit::Script;
 
 use crate::client::Reply;
 use crate::fates::message;
-use crate::served::{Served, Setup};
+use crate::served::{Served, Setup, set};
 
 fn answering(answer: &[u32]) -> Setup {
     Script { answer: answer.to_vec(), ..Script::default() }.into()
@@ -19,9 +19,7 @@ fn post(served: &Served, path: &str, fields: Value) -> Reply {
         "/api/chat" => json!({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}),
         _ => json!({"model": "tiny", "prompt": "hi"}),
     };
-    for (name, value) in fields.as_object().unwrap() {
-        body[name] = value.clone();
-    }
+    set(&mut body, &fields);
     served.post(path, &body)
 }
 
@@ -52,9 +50,7 @@ fn a_chat_streams_lines_unless_asked_not_to() {
     let served = Setup::from(script).serve();
     let message = |fields: Value| {
         let mut message = json!({"role": "assistant", "content": ""});
-        for (name, value) in fields.as_object().unwrap() {
-            message[name] = value.clone();
-        }
+        set(&mut message, &fields);
         json!({"model": "tiny", "created_at": "now", "message": message, "done": false})
     };
     let messages = json!([{"role": "system", "content": "one two"},
@@ -64,9 +60,7 @@ fn a_chat_streams_lines_unless_asked_not_to() {
     let counters = json!({"done": true, "done_reason": "stop", "prompt_eval_count": 3,
                           "prompt_cached_count": 2, "eval_count": 5});
     let finished = |mut line: Value| {
-        for (name, value) in counters.as_object().unwrap() {
-            line[name] = value.clone();
-        }
+        set(&mut line, &counters);
         line
     };
     let expected = [

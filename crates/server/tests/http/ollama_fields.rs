@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::fates::Fate::{Refused, Taken};
 use crate::fates::{Fate, check};
+use crate::served::set;
 
 fn generate() -> Value {
     json!({"model": "tiny", "prompt": "hi", "stream": false})
@@ -151,9 +152,7 @@ fn every_field_of_messages_and_tools_takes_effect_or_is_refused() {
     let one = |message: Value| json!({"messages": [message]});
     let call = |more: Value| {
         let mut function = json!({"name": "f", "arguments": {"a": 1}});
-        for (name, value) in more.as_object().unwrap() {
-            function[name] = value.clone();
-        }
+        set(&mut function, &more);
         json!({"messages": [
             {"role": "user", "content": "hi"},
             {"role": "assistant", "content": "", "thinking": "two",

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::served::{Served, Setup, real_runner};
+use crate::served::{Served, Setup, real_runner, set};
 
 const ALICE: &str = "sk-alice-0123456789";
 const BOB: &str = "sk-bob-0123456789ab";
@@ -12,9 +12,7 @@ fn ask(served: &Served, key: &str, fields: Value) -> Value {
     let question = "What is Offshoot?";
     let mut body = json!({"model": "demo", "temperature": 0, "max_tokens": 8,
                           "messages": [{"role": "user", "content": question}]});
-    for (name, value) in fields.as_object().unwrap() {
-        body[name] = value.clone();
-    }
+    set(&mut body, &fields);
     let bearer = format!("Bearer {key}");
     let headers = [("authorization", bearer.as_str())];
     let path = "/v1/chat/completions";
@@ -71,9 +69,7 @@ fn the_bundled_model_answers_and_every_setting_reaches_it() {
 /// Answers of chance that must have a form: the model alone would say something else.
 fn chance(served: &Served, seed: u64, fields: Value) -> Value {
     let mut all = json!({"temperature": 1.5, "seed": seed, "max_tokens": 400});
-    for (name, value) in fields.as_object().unwrap() {
-        all[name] = value.clone();
-    }
+    set(&mut all, &fields);
     ask(served, ALICE, all)["choices"][0].clone()
 }
 
@@ -174,9 +170,7 @@ fn a_budget_ends_the_thinking_and_the_answer_follows() {
     let served = Setup { keys: KEYS, ..Setup::of(real_runner()) }.serve();
     let thinks = |more: Value| {
         let mut fields = json!({"enable_thinking": true, "max_tokens": 120});
-        for (name, value) in more.as_object().unwrap() {
-            fields[name] = value.clone();
-        }
+        set(&mut fields, &more);
         let answer = ask(&served, ALICE, fields);
         let n = answer["usage"]["completion_tokens_details"]["reasoning_tokens"].clone();
         (n.as_u64().unwrap(), answer["choices"][0].clone())
@@ -203,9 +197,7 @@ fn a_response_goes_on_from_what_is_cached_and_is_forced_like_a_chat() {
     let ask = |fields: Value| {
         let mut body = json!({"model": "demo", "input": "What is Offshoot?", "temperature": 0,
                               "instructions": "Be brief and kind.", "max_output_tokens": 200});
-        for (name, value) in fields.as_object().unwrap() {
-            body[name] = value.clone();
-        }
+        set(&mut body, &fields);
         let reply = served.post("/v1/responses", &body);
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.json()
@@ -234,9 +226,7 @@ fn forms_that_cannot_be_used_are_refused_in_the_words_of_the_request() {
     let served = Setup::of(real_runner()).serve();
     let check = |fields: Value, field: &str| {
         let mut body = json!({"model": "demo", "messages": [{"role": "user", "content": "hi"}]});
-        for (name, value) in fields.as_object().unwrap() {
-            body[name] = value.clone();
-        }
+        set(&mut body, &fields);
         let reply = served.post("/v1/chat/completions", &body);
         assert_eq!(reply.refused(400).as_deref(), Some(field), "{fields}: {reply:?}");
     };

@@ -5,7 +5,7 @@ use server::http::Limits;
 use testkit::Script;
 
 use crate::client::Reply;
-use crate::served::{Served, Setup};
+use crate::served::{Served, Setup, set};
 
 const PATH: &str = "/v1/responses";
 const KEYS: &str = "sk-alice-0123456789 name=alice\nsk-bob-0123456789ab name=bob";
@@ -23,9 +23,7 @@ fn echoing() -> Setup {
 
 fn body(fields: Value) -> Value {
     let mut body = json!({"model": "tiny", "input": "hi"});
-    for (name, value) in fields.as_object().unwrap() {
-        body[name] = value.clone();
-    }
+    set(&mut body, &fields);
     body
 }
 

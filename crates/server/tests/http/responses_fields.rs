@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::fates::Fate::{Refused, Taken};
 use crate::fates::check;
+use crate::served::set;
 
 fn base() -> Value {
     json!({"model": "tiny", "input": "hi"})
@@ -106,18 +107,14 @@ fn every_field_takes_effect_or_is_refused() {
 fn every_field_of_thinking_forms_and_tools_takes_effect_or_is_refused() {
     let function = |more: Value| {
         let mut tool = json!({"type": "function", "name": "f"});
-        for (name, value) in more.as_object().unwrap() {
-            tool[name] = value.clone();
-        }
+        set(&mut tool, &more);
         json!({"tools": [tool]})
     };
     let plain = json!({"type": "function", "name": "f"});
     let chosen = |choice: Value| json!({"tools": [plain], "tool_choice": choice});
     let formed = |more: Value| {
         let mut format = json!({"type": "json_schema", "name": "n"});
-        for (name, value) in more.as_object().unwrap() {
-            format[name] = value.clone();
-        }
+        set(&mut format, &more);
         json!({"text": {"format": format}})
     };
     let whole = json!({"description": "d", "parameters": {"type": "object"}, "strict": false,
@@ -191,17 +188,13 @@ fn every_item_and_every_field_of_it_is_read_or_refused() {
     let answer = |more: Value| {
         let mut item = json!({"type": "message", "id": "msg_1", "role": "assistant",
                               "status": "completed", "content": [made]});
-        for (name, value) in more.as_object().unwrap() {
-            item[name] = value.clone();
-        }
+        set(&mut item, &more);
         one(item)
     };
     let thought = |more: Value| {
         let mut item = json!({"type": "reasoning", "id": "rs_1", "summary": [],
                               "content": [{"type": "reasoning_text", "text": "one"}]});
-        for (name, value) in more.as_object().unwrap() {
-            item[name] = value.clone();
-        }
+        set(&mut item, &more);
         // The template of this model shows no thoughts.
         json!({"input": [{"role": "user", "content": "hi"}, item]})
     };
@@ -211,9 +204,7 @@ fn every_item_and_every_field_of_it_is_read_or_refused() {
             json!({"type": "function_call_output", "call_id": "c1", "output": "one"}),
         ];
         for (item, more) in items.iter_mut().zip([call, output]) {
-            for (name, value) in more.as_object().unwrap() {
-                item[name] = value.clone();
-            }
+            set(item, &more);
         }
         json!({"input": items})
     };

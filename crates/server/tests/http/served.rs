@@ -252,11 +252,16 @@ impl Drop for Served {
     }
 }
 
+/// Sets fields of an object.
+pub fn set(object: &mut Value, fields: &Value) {
+    for (name, value) in fields.as_object().unwrap() {
+        object[name] = value.clone();
+    }
+}
+
 /// A chat request with these fields beside or instead of the usual ones.
 pub fn chat(fields: Value) -> Value {
     let mut body = json!({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]});
-    for (name, value) in fields.as_object().unwrap() {
-        body[name] = value.clone();
-    }
+    set(&mut body, &fields);
     body
 }

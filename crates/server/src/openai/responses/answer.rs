@@ -214,13 +214,10 @@ impl Response {
         let idx = self.items.len();
         let mut item = Item::new(Said::Call { call_id, call });
         emit("response.output_item.added", json!({"output_index": idx, "item": item.begun()}));
-        let mut data = json!({"item_id": item.id, "output_index": idx, "delta": arguments});
-        emit("response.function_call_arguments.delta", data.clone());
-        if let Some(data) = data.as_object_mut() {
-            data.shift_remove("delta");
-        }
-        data["arguments"] = arguments.into();
-        emit("response.function_call_arguments.done", data);
+        let delta = json!({"item_id": item.id, "output_index": idx, "delta": arguments});
+        emit("response.function_call_arguments.delta", delta);
+        let done = json!({"item_id": item.id, "output_index": idx, "arguments": arguments});
+        emit("response.function_call_arguments.done", done);
         item.status = "completed";
         emit("response.output_item.done", json!({"output_index": idx, "item": item.whole()}));
         self.items.push(item);

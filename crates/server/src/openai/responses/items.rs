@@ -12,6 +12,7 @@ use text::{Content, Message, Role, ToolCall};
 
 use crate::failure::Failure;
 use crate::http::fields::Fields;
+use crate::openai::messages;
 
 /// Messages that items make.
 #[derive(Debug, Default)]
@@ -185,27 +186,19 @@ fn direct(item: &mut Fields) -> Result<(), Failure> {
     item.refuse("namespace", "functions have none here")
 }
 
-/// A text, or parts of text.
+/// A text, or parts of text; a single part is a text.
 fn content(fields: &mut Fields, name: &str, kinds: &[&str]) -> Result<Content, Failure> {
-    match fields.take(name) {
-        None => Err(fields.invalid(name, "is missing")),
-        Some(Value::String(text)) => Ok(Content::Text(text)),
-        Some(Value::Array(parts)) => {
-            let path = fields.path(name);
-            let parts = parts.into_iter().enumerate();
-            let texts = parts.map(|(idx, part)| part_text(format!("{path}[{idx}]"), part, kinds));
-            let texts = texts.collect::<Result<Vec<_>, _>>()?;
-            Ok(match <[String; 1]>::try_from(texts) {
-                Ok([text]) => Content::Text(text),
-                Err(texts) => Content::Parts(texts),
-            })
-        }
-        Some(_) => Err(fields.invalid(name, "must be a string or a list of parts")),
+    let content = messages::content(fields, name, |part| part_text(part, kinds))?;
+    match content.ok_or_else(|| fields.invalid(name, "is missing"))? {
+        Content::Parts(texts) => Ok(match <[String; 1]>::try_from(texts) {
+            Ok([text]) => Content::Text(text),
+            Err(texts) => Content::Parts(texts),
+        }),
+        text => Ok(text),
     }
 }
 
-fn part_text(path: String, part: Value, kinds: &[&str]) -> Result<String, Failure> {
-    let mut part = Fields::of(path, part)?;
+fn part_text(mut part: Fields, kinds: &[&str]) -> Result<String, Failure> {
     let kind = part.required_string("type")?;
     match kind.as_str() {
         kind if kinds.contains(&kind) => {}
