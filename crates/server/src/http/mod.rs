@@ -12,6 +12,7 @@ pub mod fields;
 mod guard;
 pub mod json;
 pub mod keys;
+pub mod name;
 pub mod origin;
 pub mod stream;
 

@@ -1,11 +1,12 @@
 //! `/v1/models`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Kind};
 use crate::http::App;
+use crate::http::name::Name;
 use crate::models::Listed;
 
 /// All models.
@@ -15,7 +16,7 @@ pub async fn list(State(app): State<App>) -> Result<Json<Value>, Failure> {
 }
 
 /// One of them.
-pub async fn one(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Value>, Failure> {
+pub async fn one(State(app): State<App>, Name(name): Name) -> Result<Json<Value>, Failure> {
     let all = all(app).await?;
     let found = all.iter().find(|listed| listed.name == name);
     let missing = || {

@@ -1,12 +1,11 @@
 //! Looking into the prefix cache: what a prompt would be given and why not more, and all that is
 //! there.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::{Query, State};
 use protocol::{CacheNode, Divergence, Event, Inspect, Inspected, MAX_INSPECTED_NODES, NodeKind};
 use serde_json::{Value, json};
+use text::JsonMap;
 
 use super::manage::not_loaded;
 use super::tokens::blocking;
@@ -149,11 +148,17 @@ fn node(node: &CacheNode, prompter: Option<&Prompter>) -> Value {
 pub async fn tree(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<BTreeMap<String, String>>,
+    Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Value>, Failure> {
     caller.check_admin()?;
-    let query = query.into_iter().map(|(name, value)| (name, Value::from(value))).collect();
-    let mut fields = Fields::of("", Value::Object(query))?;
+    let mut asked = JsonMap::new();
+    for (name, value) in query {
+        let name = crate::openai::shown(&name);
+        if asked.insert(name.clone(), value.into()).is_some() {
+            return Err(Failure::invalid(name, "is there twice"));
+        }
+    }
+    let mut fields = Fields::of("", Value::Object(asked))?;
     let model = model(&mut fields, &app)?;
     let max_nodes = match fields.string("max_nodes")?.map(|text| text.parse::<u32>()) {
         None => DEFAULT_NODES,

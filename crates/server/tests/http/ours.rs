@@ -17,6 +17,16 @@ fn a_server_says_that_it_lives_and_what_it_is() {
 }
 
 #[test]
+fn names_in_paths_that_are_no_text_are_refused_as_all_else_is() {
+    let served = Setup::from(Script::default()).serve();
+    for path in ["/v1/models/%ff", "/v1/responses/%ff"] {
+        let reply = served.get(path);
+        assert_eq!(reply.header("content-type"), Some("application/json"), "{reply:?}");
+        reply.refused(400);
+    }
+}
+
+#[test]
 fn tokens_are_shown_without_loading_anything() {
     let served = Setup::from(Script::default()).serve();
     let post = |path: &str, body| served.post(path, &body).json();
@@ -66,6 +76,7 @@ fn the_cache_tells_what_a_prompt_would_be_given_and_what_is_there() {
         ("max_nodes=99999", "max_nodes"),
         ("text=1", "text"),
         ("x=1", "x"),
+        ("text=true&text=false", "text"),
     ] {
         let reply = served.get(&format!("/cache/tree?model=tiny&{query}"));
         assert_eq!(reply.refused(400).as_deref(), Some(field), "{query}");

@@ -7,7 +7,7 @@ mod request;
 mod store;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ use crate::generation::{Answers, Part};
 use crate::http::App;
 use crate::http::body::Body;
 use crate::http::keys::Caller;
+use crate::http::name::Name;
 use crate::http::stream::{self, SETTLE_PATIENCE, stream};
 
 use answer::Keeping;
@@ -72,7 +73,7 @@ fn renamed(failure: Failure) -> Failure {
 pub async fn retrieve(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    Name(id): Name,
     uri: Uri,
 ) -> Result<Response, Failure> {
     check_query(uri.query().unwrap_or_default())?;
@@ -87,7 +88,7 @@ pub async fn retrieve(
 pub async fn delete(
     State(app): State<App>,
     caller: Caller,
-    Path(id): Path<String>,
+    Name(id): Name,
 ) -> Result<Json<Value>, Failure> {
     match app.responses.remove(caller.name(), &id) {
         true => Ok(Json(json!({"id": id, "object": "response", "deleted": true}))),
