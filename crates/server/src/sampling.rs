@@ -1,11 +1,24 @@
 //! How tokens are chosen where a request leaves it open: by the model's own settings.
 
+use std::ops::RangeInclusive;
+
 use hub::{HubError, ModelFolder};
 use protocol::{InvalidField, Sampling};
 use serde_json::{Map, Value};
 
 /// The file with a model's own sampling settings and stop tokens.
 pub const GENERATION_CONFIG: &str = "generation_config.json";
+
+/// What requests may say, in whichever dialect.
+pub const TEMPERATURES: RangeInclusive<f64> = 0.0..=100.0;
+/// The least is the least normal number above 0.
+pub const TOP_PS: RangeInclusive<f64> = f32::MIN_POSITIVE as f64..=1.0;
+/// Likewise.
+pub const MIN_PS: RangeInclusive<f64> = 0.0..=1.0;
+/// Likewise.
+pub const REPETITION_PENALTIES: RangeInclusive<f64> = 0.01..=100.0;
+/// Of presence and of frequency.
+pub const PENALTIES: RangeInclusive<f64> = -2.0..=2.0;
 
 /// A model's own settings cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -16,10 +16,10 @@ use crate::http::keys::Caller;
 use crate::http::stream::{Form, SETTLE_PATIENCE, stream};
 use crate::http::{App, new_id};
 use crate::openai::model;
-use crate::sampling::Choices;
+use crate::sampling::{self, Choices};
 
 /// What clients send: all since the named events came, and the newest client.
-const VERSIONS: [&str; 2] = ["2023-06-01", "2026-10-21"];
+pub const VERSIONS: [&str; 2] = ["2023-06-01", "2026-10-21"];
 
 /// Answers a conversation.
 pub async fn create(
@@ -116,8 +116,8 @@ fn request(fields: &mut Fields, app: &App, caller: &Caller) -> Result<Request, F
 
 fn choices(fields: &mut Fields) -> Result<Choices, Failure> {
     Ok(Choices {
-        temperature: fields.number("temperature", 0.0, 100.0)?,
-        top_p: fields.number("top_p", f32::MIN_POSITIVE, 1.0)?,
+        temperature: fields.number("temperature", &sampling::TEMPERATURES)?,
+        top_p: fields.number("top_p", &sampling::TOP_PS)?,
         top_k: fields.u32("top_k", 0)?,
         ..Choices::default()
     })

@@ -119,7 +119,7 @@ impl Request {
 
 impl Request {
     /// Checks what can be checked without the model; returns how many answers there will be.
-    fn validated(&self) -> Result<usize, Failure> {
+    pub fn validated(&self) -> Result<usize, Failure> {
         let n_answers = self.n_answers.saturating_mul(self.inputs.len());
         if !(1..=MAX_ANSWERS).contains(&n_answers) {
             let reason =
@@ -127,6 +127,7 @@ impl Request {
             return Err(Failure::invalid("n", reason));
         }
         self.choices.validate()?;
+        reader::stops(&self.stops)?;
         if let Some(n) = self.top_logprobs.filter(|n| *n > MAX_TOP_LOGPROBS) {
             let reason = format!("must be at most {MAX_TOP_LOGPROBS}, not {n}");
             return Err(Failure::invalid("top_logprobs", reason));

@@ -23,6 +23,14 @@ pub(super) struct Reader<'a> {
     logprobs: Vec<TokenLogprob>,
 }
 
+/// What looks for stop strings.
+pub(super) fn stops(stops: &[String]) -> Result<StopMatcher, Failure> {
+    StopMatcher::new(stops).map_err(|e| {
+        let failure = Failure::new(Kind::Invalid, e.to_string());
+        Failure { field: Some("stop".into()), ..failure }
+    })
+}
+
 impl<'a> Reader<'a> {
     /// Without a `chat` everything is text.
     pub fn new(
@@ -31,10 +39,7 @@ impl<'a> Reader<'a> {
         stops: &[String],
         form: &Form,
     ) -> Result<Self, Failure> {
-        let stops = StopMatcher::new(stops).map_err(|e| {
-            let failure = Failure::new(Kind::Invalid, e.to_string());
-            Failure { field: Some("stop".into()), ..failure }
-        })?;
+        let stops = self::stops(stops)?;
         let stream = match chat {
             Some(chat) => prompter.parser(&chat.tail, &chat.tools)?,
             None => prompter.plain_parser()?,

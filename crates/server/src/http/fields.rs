@@ -3,7 +3,9 @@
 //! Invariants: what nobody took is an error at [`Fields::end`]; `null` is the same as absent; an
 //! error names the field with its whole path.
 
-use serde_json::{Number, Value};
+use std::ops::RangeInclusive;
+
+use serde_json::Value;
 use text::JsonMap;
 
 use crate::failure::Failure;
@@ -104,7 +106,17 @@ impl Fields {
     /// A whole number within bounds.
     pub fn integer(&mut self, name: &str, min: u64, max: u64) -> Result<Option<u64>> {
         let what = format!("a whole number from {min} to {max}");
-        self.typed(name, &what, |value| whole(&value).filter(|n| (min..=max).contains(n)))
+        self.typed(name, &what, |value| {
+            whole(&value).and_then(|n| u64::try_from(n).ok()).filter(|n| (min..=max).contains(n))
+        })
+    }
+
+    /// A whole number within bounds, of which the lower may be below 0.
+    pub fn signed(&mut self, name: &str, min: i64, max: i64) -> Result<Option<i64>> {
+        let what = format!("a whole number from {min} to {max}");
+        self.typed(name, &what, |value| {
+            whole(&value).and_then(|n| i64::try_from(n).ok()).filter(|n| (min..=max).contains(n))
+        })
     }
 
     /// A whole number from `min` to what 32 bits hold.
@@ -115,16 +127,16 @@ impl Fields {
     /// A seed: any whole number; negative ones count from the other end.
     pub fn seed(&mut self, name: &str) -> Result<Option<u64>> {
         self.typed(name, "a whole number of 64 bits", |value| {
-            whole(&value).or_else(|| value.as_i64().map(i64::cast_unsigned))
+            let n = whole(&value)?;
+            u64::try_from(n).ok().or_else(|| i64::try_from(n).ok().map(i64::cast_unsigned))
         })
     }
 
     /// A number within bounds.
-    pub fn number(&mut self, name: &str, min: f32, max: f32) -> Result<Option<f32>> {
-        let what = format!("a number from {min} to {max}");
+    pub fn number(&mut self, name: &str, range: &RangeInclusive<f64>) -> Result<Option<f32>> {
+        let what = format!("a number from {:?} to {:?}", range.start(), range.end());
         self.typed(name, &what, |value| {
-            let number = value.as_f64()? as f32;
-            (min..=max).contains(&number).then_some(number)
+            value.as_f64().filter(|number| range.contains(number)).map(|number| number as f32)
         })
     }
 
@@ -205,13 +217,22 @@ impl Fields {
 }
 
 /// Whole numbers also where they are written as `1.0`.
-fn whole(value: &Value) -> Option<u64> {
-    let of_float = |number: &Number| {
-        let float = number.as_f64()?;
-        (float.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&float))
-            .then_some(float as u64)
-    };
-    value.as_u64().or_else(|| value.as_number().filter(|n| n.is_f64()).and_then(of_float))
+fn whole(value: &Value) -> Option<i128> {
+    /// Doubles beyond have no ones.
+    const MAX: f64 = 9_007_199_254_740_992.0;
+    let number = value.as_number()?;
+    match number.as_i128() {
+        Some(n) => Some(n),
+        None => {
+            let float = number.as_f64()?;
+            (float.fract() == 0.0 && float.abs() <= MAX).then_some(float as i128)
+        }
+    }
+}
+
+/// A list of token ids.
+pub fn token_ids(values: &[Value]) -> Option<Vec<u32>> {
+    values.iter().map(|value| u32::try_from(whole(value)?).ok()).collect()
 }
 
 /// A caller's own words in an answer: short, and no control characters.
@@ -249,9 +270,16 @@ mod tests {
         for bad in [json!(0), json!(-1), json!(1001), json!(7.5), json!(1e300), json!("7")] {
             assert!(fields(json!({"n": bad})).integer("n", 1, 1000).is_err(), "{bad}");
         }
-        for (value, seed) in [(json!(-1), u64::MAX), (json!(u64::MAX), u64::MAX)] {
+        for (value, seed) in
+            [(json!(-1), u64::MAX), (json!(-1.0), u64::MAX), (json!(u64::MAX), u64::MAX)]
+        {
             assert_eq!(fields(json!({"s": value})).seed("s").unwrap(), Some(seed));
         }
-        assert!(fields(json!({"t": 2.1})).number("t", 0.0, 2.0).is_err());
+        let last = |value: Value| fields(json!({"n": value})).signed("n", -1, 9).ok().flatten();
+        assert_eq!([json!(-1.0), json!(9), json!(-2)].map(last), [Some(-1), Some(9), None]);
+        assert_eq!(token_ids(&[json!(7), json!(7.0)]), Some(vec![7, 7]));
+        assert_eq!(token_ids(&[json!(7), json!(-1)]), None);
+        assert!(fields(json!({"t": 2.1})).number("t", &(0.0..=2.0)).is_err());
+        assert!(fields(json!({"t": 2.000_000_01})).number("t", &(0.0..=2.0)).is_err());
     }
 }

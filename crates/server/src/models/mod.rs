@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::supervisor::{RunnerError, RunnerProgram};
 
 pub use catalog::{Catalog, Listed, TextError, TextSide};
-pub use slot::KeepAlive;
+pub use slot::{KeepAlive, MAX_KEEP_ALIVE_S};
 pub use unavailable::Unavailable;
 pub use worker::Lost;
 

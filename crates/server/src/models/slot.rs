@@ -15,6 +15,9 @@ use crate::supervisor::Handle;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest that a request may ask a model to stay, for ever aside.
+pub const MAX_KEEP_ALIVE_S: u64 = 10_000_000;
+
 /// How long a model stays loaded after its last request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepAlive {

@@ -7,9 +7,9 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::http::fields::Fields;
 use crate::http::keys::Caller;
-use crate::models::KeepAlive;
+use crate::models::{KeepAlive, MAX_KEEP_ALIVE_S};
 
-const MAX_S: f64 = 10_000_000.0;
+const MAX_S: f64 = MAX_KEEP_ALIVE_S as f64;
 
 /// Takes the field. A model that stays for ever keeps others out: that needs the right to.
 pub fn keep_alive(fields: &mut Fields, caller: &Caller) -> Result<Option<KeepAlive>, Failure> {

@@ -11,6 +11,7 @@ use crate::http::fields::Fields;
 use crate::http::keys::Caller;
 use crate::models::{KeepAlive, TextSide};
 use crate::openai;
+use crate::sampling;
 
 /// What belongs to how another engine runs.
 const OF_OTHER_ENGINES: [&str; 14] = [
@@ -77,6 +78,8 @@ impl Shared {
             None => None,
             Some(options) => self::options(options, &mut request)?,
         };
+        // Also where there is nothing to answer.
+        request.validated()?;
         Ok(Self { request, is_streamed, kwargs, keep_alive, num_ctx })
     }
 
@@ -114,15 +117,16 @@ fn think(fields: &mut Fields) -> Result<JsonMap, Failure> {
 /// `options`; what is left open is the model's own. Gives `num_ctx`.
 fn options(mut options: Fields, request: &mut Request) -> Result<Option<u64>, Failure> {
     let choices = &mut request.choices;
-    choices.temperature = options.number("temperature", 0.0, 100.0)?;
+    choices.temperature = options.number("temperature", &sampling::TEMPERATURES)?;
     choices.top_k = options.u32("top_k", 0)?;
-    choices.top_p = options.number("top_p", f32::MIN_POSITIVE, 1.0)?;
-    choices.min_p = options.number("min_p", 0.0, 1.0)?;
+    choices.top_p = options.number("top_p", &sampling::TOP_PS)?;
+    choices.min_p = options.number("min_p", &sampling::MIN_PS)?;
     choices.seed = options.seed("seed")?;
-    choices.repetition_penalty = options.number("repeat_penalty", 0.01, 100.0)?;
-    choices.presence_penalty = options.number("presence_penalty", -2.0, 2.0)?;
-    choices.frequency_penalty = options.number("frequency_penalty", -2.0, 2.0)?;
-    match signed(&mut options, "repeat_last_n", -1)? {
+    choices.repetition_penalty =
+        options.number("repeat_penalty", &sampling::REPETITION_PENALTIES)?;
+    choices.presence_penalty = options.number("presence_penalty", &sampling::PENALTIES)?;
+    choices.frequency_penalty = options.number("frequency_penalty", &sampling::PENALTIES)?;
+    match options.signed("repeat_last_n", -1, i32::MAX.into())? {
         None => {}
         // As far back as the text goes, which is 0 here.
         Some(-1) => choices.penalty_window_tokens = Some(0),
@@ -133,7 +137,7 @@ fn options(mut options: Fields, request: &mut Request) -> Result<Option<u64>, Fa
         }
         Some(n) => choices.penalty_window_tokens = Some(n.unsigned_abs() as u32),
     }
-    request.max_tokens = match signed(&mut options, "num_predict", -2)? {
+    request.max_tokens = match options.signed("num_predict", -2, i32::MAX.into())? {
         // No bound but the context.
         None | Some(-1 | -2) => None,
         Some(0) => {
@@ -156,20 +160,6 @@ fn options(mut options: Fields, request: &mut Request) -> Result<Option<u64>, Fa
     }
     options.end()?;
     Ok(num_ctx)
-}
-
-/// A whole number from `min` to what 31 bits hold.
-fn signed(fields: &mut Fields, name: &str, min: i64) -> Result<Option<i64>, Failure> {
-    let max = i64::from(i32::MAX);
-    match fields.take(name) {
-        None => Ok(None),
-        Some(value) => match value.as_i64().filter(|n| (min..=max).contains(n)) {
-            Some(n) => Ok(Some(n)),
-            None => {
-                Err(fields.invalid(name, format!("must be a whole number from {min} to {max}")))
-            }
-        },
-    }
 }
 
 #[cfg(test)]

@@ -10,14 +10,14 @@ use super::wire;
 use crate::failure::Failure;
 use crate::generation::{Answer, Finished, Input, Part, Request, TokenLogprob};
 use crate::http::body::Body;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, token_ids};
 use crate::http::keys::Caller;
 use crate::http::stream::{Form, Frames, SETTLE_PATIENCE, Writer, stream};
 use crate::http::{App, new_id, now_unix_s};
 
 /// As OpenAI has it.
 const DEFAULT_MAX_TOKENS: u32 = 16;
-const MAX_LOGPROBS: u64 = 20;
+pub const MAX_LOGPROBS: u64 = 20;
 
 /// Continues texts.
 pub async fn completions(
@@ -63,25 +63,24 @@ pub fn inputs(fields: &mut Fields) -> Result<Vec<Input>, Failure> {
     let Some(prompt) = fields.take("prompt") else {
         return Err(fields.invalid("prompt", "is missing"));
     };
-    let ids = |values: &[Value]| -> Option<Vec<u32>> {
-        values.iter().map(|value| u32::try_from(value.as_u64()?).ok()).collect()
-    };
     let inputs = match prompt {
         Value::String(text) => Some(vec![Input::Text(text)]),
         Value::Array(values) => match values.first() {
-            Some(Value::Number(_)) => ids(&values).map(|ids| vec![Input::Tokens(ids)]),
+            Some(Value::Number(_)) => token_ids(&values).map(|ids| vec![Input::Tokens(ids)]),
             _ => values
                 .into_iter()
                 .map(|value| match value {
                     Value::String(text) => Some(Input::Text(text)),
-                    Value::Array(values) => ids(&values).map(Input::Tokens),
+                    Value::Array(values) => token_ids(&values).map(Input::Tokens),
                     _ => None,
                 })
                 .collect(),
         },
         _ => None,
     };
-    inputs.filter(|inputs| !inputs.is_empty()).ok_or_else(|| fields.invalid("prompt", bad))
+    let is_empty = |input: &Input| matches!(input, Input::Tokens(ids) if ids.is_empty());
+    let inputs = inputs.filter(|inputs| !inputs.is_empty() && !inputs.iter().any(is_empty));
+    inputs.ok_or_else(|| fields.invalid("prompt", bad))
 }
 
 struct Head {

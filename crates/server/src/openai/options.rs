@@ -11,10 +11,10 @@ use crate::generation::{MAX_ANSWERS, Request};
 use crate::http::App;
 use crate::http::fields::Fields;
 use crate::http::keys::Caller;
-use crate::sampling::Choices;
+use crate::sampling::{self, Choices};
 
 /// Biases of one request.
-const MAX_BIASES: usize = 1024;
+pub const MAX_BIASES: usize = 1024;
 
 /// Fields of chats and completions that change nothing about their prompts.
 pub const WITHOUT_EFFECT_ON_PROMPTS: [&str; 30] = [
@@ -104,7 +104,7 @@ pub fn sampled(request: &mut Request, fields: &mut Fields, caller: &Caller) -> R
     let salt = fields.string("cache_salt")?;
     request.namespace = caller.namespace(salt.as_deref())?;
     if fields.has("keep_alive") {
-        let s = fields.integer("keep_alive", 0, 10_000_000)?.unwrap_or(0);
+        let s = fields.integer("keep_alive", 0, crate::models::MAX_KEEP_ALIVE_S)?.unwrap_or(0);
         request.keep_alive = Some(crate::models::KeepAlive::For(Duration::from_secs(s)));
     }
     request.permit = Some(caller.permit()?);
@@ -147,13 +147,13 @@ pub fn kwargs(fields: &mut Fields, kwargs: &mut JsonMap) -> Result<(), Failure> 
 
 fn choices(fields: &mut Fields) -> Result<Choices, Failure> {
     Ok(Choices {
-        temperature: fields.number("temperature", 0.0, 100.0)?,
-        top_p: fields.number("top_p", f32::MIN_POSITIVE, 1.0)?,
+        temperature: fields.number("temperature", &sampling::TEMPERATURES)?,
+        top_p: fields.number("top_p", &sampling::TOP_PS)?,
         top_k: fields.u32("top_k", 0)?,
-        min_p: fields.number("min_p", 0.0, 1.0)?,
-        repetition_penalty: fields.number("repetition_penalty", 0.01, 100.0)?,
-        presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?,
-        frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?,
+        min_p: fields.number("min_p", &sampling::MIN_PS)?,
+        repetition_penalty: fields.number("repetition_penalty", &sampling::REPETITION_PENALTIES)?,
+        presence_penalty: fields.number("presence_penalty", &sampling::PENALTIES)?,
+        frequency_penalty: fields.number("frequency_penalty", &sampling::PENALTIES)?,
         logit_bias: logit_bias(fields)?,
         seed: fields.seed("seed")?,
         ..Choices::default()

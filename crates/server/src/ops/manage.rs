@@ -10,7 +10,7 @@ use crate::failure::{Failure, Kind};
 use crate::http::App;
 use crate::http::body::Body;
 use crate::http::keys::Caller;
-use crate::models::{KeepAlive, Running};
+use crate::models::{KeepAlive, MAX_KEEP_ALIVE_S, Running};
 
 /// The models that are loaded or being loaded.
 pub async fn list(State(app): State<App>) -> Json<Value> {
@@ -46,14 +46,11 @@ pub async fn load(
 ) -> Result<Json<Value>, Failure> {
     caller.check_admin()?;
     let model = fields.required_string("model")?;
-    let keep_alive = match fields.has("keep_alive") {
-        false => None,
-        true => match fields.take("keep_alive").and_then(|value| value.as_i64()) {
-            Some(-1) => Some(KeepAlive::Forever),
-            Some(s @ 0..=10_000_000) => Some(KeepAlive::For(Duration::from_secs(s.unsigned_abs()))),
-            _ => return Err(fields.invalid("keep_alive", "must be seconds, or -1 for ever")),
-        },
-    };
+    let keep_alive = fields.signed("keep_alive", -1, MAX_KEEP_ALIVE_S as i64)?;
+    let keep_alive = keep_alive.map(|s| match s {
+        -1 => KeepAlive::Forever,
+        s => KeepAlive::For(Duration::from_secs(s.unsigned_abs())),
+    });
     fields.end()?;
     let lease = app.generator.models.lease(&model, &mut |_, _| {}).await?;
     if let Some(keep_alive) = keep_alive {

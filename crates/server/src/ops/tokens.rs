@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::failure::{Failure, Kind};
 use crate::http::App;
 use crate::http::body::Body;
+use crate::http::fields::token_ids;
 use crate::http::keys::Caller;
 use crate::openai::{chat_conversation, model};
 use crate::prompter::PromptError;
@@ -63,9 +64,7 @@ pub async fn detokenize(
 ) -> Result<Json<Value>, Failure> {
     let model = model(&mut fields, &app)?;
     let has_special = fields.bool("with_special_tokens")?.unwrap_or(true);
-    let ids = fields.list("tokens")?;
-    let ids = ids.iter().map(|value| u32::try_from(value.as_u64()?).ok());
-    let ids: Option<Vec<u32>> = ids.collect();
+    let ids = token_ids(&fields.list("tokens")?);
     let ids = ids.ok_or_else(|| fields.invalid("tokens", "must be a list of token ids"))?;
     fields.end()?;
     let (name, side) = app.generator.models.text(&model).await?;
