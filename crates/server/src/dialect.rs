@@ -1,20 +1,25 @@
 //! The APIs. One is a folder with a `DIALECT`, and a line in [`ALL`].
 
-use axum::Router;
 use serde_json::Value;
 
+use crate::document::Route;
 use crate::failure::Failure;
-use crate::http::App;
 use crate::{anthropic, ollama, openai, ops};
 
-/// An API: its routes and the form of its errors.
+/// An API: its routes, their description, and the form of its errors.
 pub struct Dialect {
+    /// For people.
+    pub name: &'static str,
     /// Where its routes begin; the longest that fits decides.
     pub prefixes: &'static [&'static str],
-    /// Its routes.
-    pub routes: fn() -> Router<App>,
+    /// Its routes. The router and `/openapi.json` are made of them.
+    pub routes: fn() -> Vec<Route>,
+    /// Schemas by the names that routes and other schemas have for them.
+    pub schemas: fn() -> Value,
     /// A failure as a body.
     pub error: fn(&Failure) -> Value,
+    /// The name of its schema.
+    pub error_schema: &'static str,
 }
 
 /// All of them. The first one's errors are those of unknown routes.

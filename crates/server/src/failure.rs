@@ -44,6 +44,23 @@ const LATER: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(2);
 
 impl Kind {
+    /// What it means, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Invalid => "The request cannot be answered as it is; the message names the field",
+            Self::Unauthorized => "A key is missing or unknown",
+            Self::Forbidden => "The host, the origin or the key may not ask for this",
+            Self::NotFound => "There is no such thing",
+            Self::MethodNotAllowed => "The route has other methods",
+            Self::TimedOut => "The body did not come in time",
+            Self::TooLarge => "The body is too large",
+            Self::UnsupportedMedia => "The body is no plain JSON",
+            Self::TooMany => "Too many requests at the same time",
+            Self::Ours => "The server has failed",
+            Self::Unavailable => "There is no room, or the server is ending: try again later",
+        }
+    }
+
     /// HTTP's number for it.
     pub fn status(self) -> u16 {
         match self {

@@ -8,6 +8,7 @@
 mod anthropic;
 pub mod backend;
 pub mod dialect;
+mod document;
 pub mod explain;
 pub mod failure;
 pub mod generation;

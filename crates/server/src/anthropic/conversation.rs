@@ -12,7 +12,7 @@ use crate::openai::schema;
 use crate::prompter::Conversation;
 
 /// As Anthropic has it.
-const MIN_BUDGET_TOKENS: u32 = 1024;
+pub const MIN_BUDGET_TOKENS: u32 = 1024;
 
 /// The fields that messages and the counting of their tokens share.
 pub fn conversation(

@@ -6,24 +6,46 @@
 mod answer;
 mod blocks;
 mod conversation;
+mod document;
 mod messages;
 mod tools;
 
-use axum::Router;
-use axum::routing::post;
 use serde_json::{Value, json};
 
 use crate::dialect::Dialect;
+use crate::document::Route;
+use crate::document::schema::{named, word};
 use crate::failure::{Failure, Kind};
-use crate::http::App;
 
 /// This API.
-pub static DIALECT: Dialect = Dialect { prefixes: &["/v1/messages"], routes, error };
+pub static DIALECT: Dialect = Dialect {
+    name: "Anthropic",
+    prefixes: &["/v1/messages"],
+    routes,
+    schemas: document::schemas,
+    error,
+    error_schema: "AnthropicError",
+};
 
-fn routes() -> Router<App> {
-    Router::new()
-        .route("/v1/messages", post(messages::create))
-        .route("/v1/messages/count_tokens", post(messages::count_tokens))
+fn routes() -> Vec<Route> {
+    let versions = || word(&messages::VERSIONS);
+    vec![
+        Route::post("/v1/messages", messages::create, "Answers a conversation")
+            .heeds("anthropic-version", versions())
+            .takes(named("MessagesRequest"))
+            .answers(named("AnthropicMessage"))
+            .events(named("AnthropicEvent"))
+            .needs_model(),
+        Route::post(
+            "/v1/messages/count_tokens",
+            messages::count_tokens,
+            "Counts a prompt's tokens",
+        )
+        .heeds("anthropic-version", versions())
+        .takes(named("CountTokensRequest"))
+        .answers(named("InputTokens"))
+        .needs_model(),
+    ]
 }
 
 /// Anthropic's form of an error.

@@ -48,6 +48,11 @@ impl Fields {
 
     /// Takes a field as it is.
     pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.asked(name);
+        self.shift(name)
+    }
+
+    fn shift(&mut self, name: &str) -> Option<Value> {
         self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
@@ -181,6 +186,7 @@ impl Fields {
 
     /// A field that has no effect here, whatever it says.
     pub fn without_effect(&mut self, name: &str) {
+        self.asked(name);
         self.map.shift_remove(name);
     }
 
@@ -198,10 +204,18 @@ impl Fields {
 
     /// A field that cannot be served.
     pub fn refuse(&mut self, name: &str, why: &str) -> Result<()> {
-        match self.take(name) {
+        match self.shift(name) {
             None => Ok(()),
             Some(_) => Err(self.invalid(name, format!("is not supported: {why}"))),
         }
+    }
+
+    /// Tests learn which fields there are, those that are refused by name left out.
+    fn asked(&self, name: &str) {
+        #[cfg(test)]
+        asked::note(&self.path(name));
+        #[cfg(not(test))]
+        let _ = name;
     }
 
     /// All fields that mean something have been taken.
@@ -238,6 +252,27 @@ pub fn token_ids(values: &[Value]) -> Option<Vec<u32>> {
 /// A caller's own words in an answer: short, and no control characters.
 fn shown(name: &str) -> String {
     name.chars().take(64).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The fields that this thread has asked for.
+#[cfg(test)]
+pub mod asked {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local!(static NAMES: RefCell<BTreeSet<String>> = RefCell::default());
+
+    /// One was asked for. Indexes of lists do not count.
+    pub(super) fn note(path: &str) {
+        let mut names = path.split(['[', ']']).step_by(2).collect::<Vec<_>>().join("[]");
+        names.retain(|c| !c.is_control());
+        NAMES.with_borrow_mut(|all| all.insert(names));
+    }
+
+    /// Those since the last call.
+    pub fn names() -> BTreeSet<String> {
+        NAMES.take()
+    }
 }
 
 #[cfg(test)]

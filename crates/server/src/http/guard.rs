@@ -17,13 +17,11 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::discard;
 use super::keys::Caller;
-use super::{App, new_id};
+use super::{App, OPEN, new_id};
 use crate::dialect;
 use crate::failure::{Failure, Kind};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Probes of health have no keys.
-const OPEN: [&str; 2] = ["/health", "/ready"];
 
 impl IntoResponse for Failure {
     /// The body is made later, in the dialect of the route.

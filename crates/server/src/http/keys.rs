@@ -18,7 +18,8 @@ const MIN_KEY_BYTES: usize = 16;
 const MAX_KEYS: usize = 4096;
 /// Requests that one caller has at the same time, unless its line says otherwise.
 const DEFAULT_REQUESTS: usize = 64;
-const MAX_SALT_BYTES: usize = 256;
+/// Of `cache_salt`.
+pub const MAX_SALT_BYTES: usize = 256;
 
 /// All callers that are known.
 #[derive(Debug)]

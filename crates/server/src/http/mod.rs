@@ -33,6 +33,10 @@ use crate::openai::StoredResponses;
 use keys::Keys;
 use origin::Allowed;
 
+/// Routes without keys: probes of health have none, and whoever reads the document may not know yet
+/// how a key is sent. It holds nothing but what the published code says.
+pub const OPEN: [&str; 3] = ["/health", "/ready", "/openapi.json"];
+
 /// Bounds of what one client can take.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -107,12 +111,12 @@ pub async fn run(
     models.end().await;
 }
 
-fn router(app: App) -> Router {
+pub(crate) fn router(app: App) -> Router {
     let unknown = body::refused(Kind::NotFound, "there is no such route");
     let wrong = body::refused(Kind::MethodNotAllowed, "the route has other methods than this");
-    let routes =
-        dialect::ALL.iter().fold(Router::new(), |router, dialect| router.merge((dialect.routes)()));
+    let routes = dialect::ALL.iter().flat_map(|dialect| (dialect.routes)());
     routes
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong)
         .layer(from_fn_with_state(Arc::clone(&app), guard::guard))

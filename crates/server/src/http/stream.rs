@@ -15,6 +15,10 @@ use serde_json::Value;
 
 use crate::generation::{Answers, Part};
 
+/// Server-sent events.
+pub const EVENTS: &str = "text/event-stream; charset=utf-8";
+/// Lines of JSON.
+pub const LINES: &str = "application/x-ndjson";
 /// Between two signs of life.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a request may take to fail with a status of its own.
@@ -108,8 +112,8 @@ pub fn stream(answers: Answers, writer: impl Writer, form: Form) -> Response {
     let body = Body::from_stream(stream::unfold(state, next));
     let mut response = Response::new(body);
     let form = match form {
-        Form::Events => "text/event-stream; charset=utf-8",
-        Form::Lines => "application/x-ndjson",
+        Form::Events => EVENTS,
+        Form::Lines => LINES,
     };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(form));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

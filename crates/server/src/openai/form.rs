@@ -8,7 +8,7 @@ use crate::generation::SaidForm;
 use crate::http::fields::Fields;
 
 /// Choices of one request.
-const MAX_CHOICES: usize = 1024;
+pub const MAX_CHOICES: usize = 1024;
 
 /// `response_format`.
 pub fn response_format(fields: &mut Fields) -> Result<Option<SaidForm>, Failure> {

@@ -5,6 +5,8 @@
 
 mod chat;
 mod completions;
+mod document;
+mod document_answers;
 mod form;
 mod messages;
 mod models;
@@ -12,34 +14,68 @@ mod options;
 mod responses;
 mod wire;
 
-use axum::Router;
-use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use crate::dialect::Dialect;
+use crate::document::Route;
+use crate::document::schema::{named, only};
 use crate::failure::{Failure, Kind};
-use crate::http::App;
 use crate::http::body::Body;
 
 pub(crate) use chat::conversation as chat_conversation;
 pub(crate) use completions::inputs;
+pub(crate) use document::{
+    cache_salt, choosing_of_tools, conversation, needs_logprobs, prompt, seed, stops, tool_name,
+    u32_from,
+};
+pub(crate) use document_answers::{logprob, miss, tier};
 pub(crate) use form::schema;
 pub(crate) use messages::{TOOL_NAMES, is_tool_name, tool};
 pub(crate) use options::{WITHOUT_EFFECT_ON_PROMPTS, model};
 pub use responses::StoredResponses;
 
 /// This API.
-pub static DIALECT: Dialect = Dialect { prefixes: &["/", "/v1/"], routes, error };
+pub static DIALECT: Dialect = Dialect {
+    name: "OpenAI",
+    prefixes: &["/", "/v1/"],
+    routes,
+    schemas: document::schemas,
+    error,
+    error_schema: "OpenAiError",
+};
 
-fn routes() -> Router<App> {
-    Router::new()
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*model}", get(models::one))
-        .route("/v1/chat/completions", post(chat::completions))
-        .route("/v1/completions", post(completions::completions))
-        .route("/v1/responses", post(responses::create))
-        .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
-        .route("/v1/embeddings", post(embeddings))
+fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/v1/models", models::list, "All models").answers(named("ModelList")),
+        Route::get("/v1/models/{*model}", models::one, "One model")
+            .answers(named("Model"))
+            .fails(&[Kind::Invalid, Kind::NotFound]),
+        Route::post("/v1/chat/completions", chat::completions, "Answers a conversation")
+            .takes(named("ChatRequest"))
+            .answers(named("ChatCompletion"))
+            .events_until_done(named("ChatCompletionEvent"))
+            .needs_model(),
+        Route::post("/v1/completions", completions::completions, "Continues texts")
+            .takes(named("CompletionRequest"))
+            .answers(named("Completion"))
+            .events_until_done(named("CompletionEvent"))
+            .needs_model(),
+        Route::post("/v1/responses", responses::create, "Answers a conversation, and keeps it")
+            .takes(named("ResponseRequest"))
+            .answers(named("Response"))
+            .events(named("ResponseEvent"))
+            .needs_model(),
+        Route::get("/v1/responses/{id}", responses::retrieve, "A response that is kept")
+            .asks("stream", only("false"))
+            .asks("include_obfuscation", only("false"))
+            .answers(named("Response"))
+            .fails(&[Kind::NotFound]),
+        Route::delete("/v1/responses/{id}", responses::delete, "Forgets a response")
+            .answers(named("DeletedResponse"))
+            .fails(&[Kind::Invalid, Kind::NotFound]),
+        Route::post("/v1/embeddings", embeddings, "Refused: no model here makes them")
+            .takes(named("EmbeddingsRequest")),
+    ]
 }
 
 /// No model here makes embeddings; a chat model's hidden states are none.

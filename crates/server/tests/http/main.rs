@@ -6,6 +6,7 @@ mod anthropic_fields;
 mod attacks;
 mod client;
 mod conformance;
+mod document;
 mod fates;
 mod ollama;
 mod ollama_fields;

@@ -1,6 +1,7 @@
 //! `/v1/responses`: making responses, and finding and forgetting those that are kept.
 
 mod answer;
+mod document;
 mod events;
 mod items;
 mod request;
@@ -22,6 +23,7 @@ use crate::http::name::Name;
 use crate::http::stream::{self, SETTLE_PATIENCE, stream};
 
 use answer::Keeping;
+pub(super) use document::schemas;
 use events::Events;
 use request::{Asked, asked};
 pub use store::StoredResponses;

@@ -17,9 +17,11 @@ use crate::openai::{form, messages, options};
 use crate::prompter::Conversation;
 
 /// As OpenAI allows.
-const MAX_PAIRS: usize = 16;
-const MAX_NAME_CHARS: usize = 64;
-const MAX_VALUE_CHARS: usize = 512;
+pub const MAX_PAIRS: usize = 16;
+/// Likewise.
+pub const MAX_NAME_CHARS: usize = 64;
+/// Likewise.
+pub const MAX_VALUE_CHARS: usize = 512;
 
 /// What is asked for.
 pub struct Asked {
