@@ -46,7 +46,7 @@ def install(folder, files, command, probe):
     sys.exit(UNREACHABLE)
 
 
-def pypi(folder):
+def pypi(folder, files=("requirements.txt", "constraints.txt"), script="checks.py"):
     """The command that runs the checks of the Python clients, installed below this folder."""
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not python.exists():
@@ -55,12 +55,17 @@ def pypi(folder):
         except subprocess.CalledProcessError:
             shutil.rmtree(folder)
             sys.exit("python3 makes no virtual environment: install its venv "
-                     "(Debian and Ubuntu: apt-get install python3-venv), or say --without pypi")
+                     "(Debian and Ubuntu: apt-get install python3-venv), or say "
+                     "--without pypi --without schema")
     pip = [python, "-m", "pip"]
-    files = ["requirements.txt", "constraints.txt"]
     install(folder, files, [*pip, "install", "--quiet", "--constraint", HERE / files[1],
                             "--requirement", HERE / files[0]], [*pip, "index", "versions", "pip"])
-    return [python, HERE / "checks.py"]
+    return [python, HERE / script]
+
+
+def schema(folder):
+    """The same with schemathesis, apart from the clients: it needs other versions of theirs."""
+    return pypi(folder, ("requirements-schema.txt", "constraints-schema.txt"), "schema.py")
 
 
 def npm(folder):
@@ -81,7 +86,7 @@ def npm(folder):
     return [node, folder / "checks.mjs"]
 
 
-SUITES = {"pypi": pypi, "npm": npm}
+SUITES = {"pypi": pypi, "npm": npm, "schema": schema}
 
 
 def start(program, keys, home):
