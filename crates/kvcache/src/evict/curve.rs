@@ -29,10 +29,20 @@ pub fn bin_of(age: Tick) -> usize {
     (octave * BINS_PER_OCTAVE + half).min(N_BINS - 1)
 }
 
-/// The first age in a bin.
+/// The first age in a bin, and the end of the last one.
+const STARTS: [f64; N_BINS + 1] = {
+    let mut starts = [0.0; N_BINS + 1];
+    let mut bin = 0;
+    while bin <= N_BINS {
+        let (octave, half) = (bin / BINS_PER_OCTAVE, bin % BINS_PER_OCTAVE);
+        starts[bin] = (((BINS_PER_OCTAVE + half) << octave) - BINS_PER_OCTAVE) as f64;
+        bin += 1;
+    }
+    starts
+};
+
 fn start_of(bin: usize) -> f64 {
-    let (octave, half) = (bin / BINS_PER_OCTAVE, bin % BINS_PER_OCTAVE);
-    ((BINS_PER_OCTAVE + half) as f64) * 2f64.powi(octave as i32) - BINS_PER_OCTAVE as f64
+    STARTS[bin]
 }
 
 fn width_of(bin: usize) -> f64 {
@@ -77,21 +87,28 @@ impl Curve {
 
     /// Gittins' index at each age, for a hazard by age.
     fn index(hazard: &[f64; N_BINS]) -> [f64; N_BINS] {
+        // Of a unit that lives at a bin's beginning: time there, uses, whether it lives on.
+        let bins: [(f64, f64, f64); N_BINS] = std::array::from_fn(|bin| {
+            let lives = 1.0 / (1.0 + hazard[bin] * width_of(bin));
+            let ticks = width_of(bin) * lives;
+            (ticks, hazard[bin] * ticks, lives)
+        });
         let mut worth = [0.0; N_BINS];
         for (age, worth) in worth.iter_mut().enumerate() {
             let (mut alive, mut uses, mut time) = (1.0, 0.0, 0.0);
-            for (bin, hazard) in hazard.iter().enumerate().skip(age) {
-                let ticks = alive * width_of(bin) / (1.0 + hazard * width_of(bin));
-                uses += hazard * ticks;
-                time += ticks;
-                alive -= hazard * ticks;
-                if uses > *worth * time {
-                    *worth = uses / time;
+            let mut best = (0.0, 1.0);
+            for (ticks_here, uses_here, lives) in &bins[age..] {
+                uses += alive * uses_here;
+                time += alive * ticks_here;
+                alive *= lives;
+                if uses * best.1 > best.0 * time {
+                    best = (uses, time);
                 }
                 if alive < 1e-6 {
                     break;
                 }
             }
+            *worth = best.0 / best.1;
         }
         worth
     }
