@@ -45,7 +45,8 @@ impl Platform {
 fn main() {
     let manifest = PathBuf::from(env("CARGO_MANIFEST_DIR"));
     let pin_file = manifest.join("../../MLX_VERSION");
-    for path in ["build.rs", "src/lib.rs", "src/shim.h", "src/shim.cc"] {
+    let sources = ["src/shim.h", "src/shim.cc", "src/pinned.h", "src/pinned.cc"];
+    for path in ["build.rs", "src/lib.rs"].into_iter().chain(sources) {
         println!("cargo:rerun-if-changed={path}");
     }
     println!("cargo:rerun-if-changed={}", pin_file.display());
@@ -63,7 +64,7 @@ fn main() {
     check_headers(&mlx_dir, &version(&pin));
 
     cxx_build::bridge("src/lib.rs")
-        .file("src/shim.cc")
+        .files(["src/shim.cc", "src/pinned.cc"])
         .std("c++20")
         .include(manifest.join("src"))
         .include(mlx_dir.join("include"))

@@ -1,6 +1,6 @@
 //! What the prefix cache is worth on a device: time to the first token of long conversations when
-//! they are new, when the device has them, when only the host has them, and what switching between
-//! them costs. Random weights in a known shape.
+//! they are new, when the device has them, when only the host has them, what switching between them
+//! costs, and what bringing one up costs a request that decodes. Random weights in a known shape.
 //!
 //! ```text
 //! cargo run --release -p engine --example cache_speed -- SHAPE QUANTIZATION TOKENS [LAYERS]
@@ -35,7 +35,7 @@ fn main() {
     // A device that has room for one of the conversations and a little, and a host for several.
     let device_bytes = Some(bytes + bytes / 3);
     let settings = CacheSettings { device_bytes, host_bytes: Some(8 * bytes), disk: None };
-    Run::load(source, settings).restore(n_tokens);
+    Run::load(source, settings).restore(n_tokens, bytes);
 }
 
 struct Run {
@@ -46,6 +46,8 @@ struct Run {
 /// Of one request.
 struct Answer {
     first_ms: f64,
+    /// The first token, and the bits of its log probability.
+    first: Option<(u32, u32)>,
     cached_tokens: u32,
     tier: CacheTier,
 }
@@ -64,37 +66,57 @@ impl Run {
         (0..n).map(|i| ((who * 7_919 + i * 104_729 + i * i * 31) % vocab) as u32).collect()
     }
 
-    /// Answers with a few tokens, and lets everything settle behind them.
-    fn ask(&mut self, prompt: &[u32]) -> Answer {
+    fn submit(&mut self, prompt: &[u32], max_tokens: u32) -> RequestId {
         self.n_asked += 1;
-        let begun = Instant::now();
         let request = GenerateRequest {
             id: RequestId(self.n_asked),
             prompt: prompt.to_vec(),
-            max_tokens: 2,
+            max_tokens,
             stop_tokens: vec![],
             sampling: Sampling::greedy(),
-            top_logprobs: None,
+            top_logprobs: Some(1),
             namespace: 0,
             boundaries: vec![],
             grammar: None,
         };
         self.engine.submit(request).map_err(|e| e.message).expect("it fits");
-        let mut answer = Answer { first_ms: 0.0, cached_tokens: 0, tier: CacheTier::Device };
+        RequestId(self.n_asked)
+    }
+
+    /// Answers with a few tokens. Notes the times of the tokens of another request that goes on;
+    /// without one, everything behind the answer is done too when this returns.
+    fn answer(&mut self, prompt: &[u32], other: Option<(RequestId, &mut Vec<Instant>)>) -> Answer {
+        let begun = Instant::now();
+        let own = self.submit(prompt, 2);
+        let mut answer =
+            Answer { first_ms: 0.0, first: None, cached_tokens: 0, tier: CacheTier::Device };
+        let (row, mut times) = other.unzip();
+        let mut has_ended = false;
         loop {
             let mut take = |event| match event {
                 Event::Matched(found) => answer.tier = found.tier,
-                Event::Token { .. } if answer.first_ms == 0.0 => {
+                Event::Token { id, token, logprob, .. } if id == own && answer.first.is_none() => {
                     answer.first_ms = begun.elapsed().as_secs_f64() * 1e3;
+                    answer.first = logprob.map(|value| (token, value.to_bits()));
                 }
-                Event::Finished { usage, .. } => answer.cached_tokens = usage.cached_tokens,
+                Event::Token { id, .. } if Some(id) == row => {
+                    times.iter_mut().for_each(|times| times.push(Instant::now()));
+                }
+                Event::Finished { id, usage, .. } if id == own => {
+                    (answer.cached_tokens, has_ended) = (usage.cached_tokens, true);
+                }
                 Event::Failed { message, .. } => panic!("{message}"),
                 _ => {}
             };
-            if !self.engine.step(&mut take).map_err(|e| e.message).expect("the engine goes on") {
+            let is_busy = self.engine.step(&mut take).map_err(|e| e.message);
+            if !is_busy.expect("the engine goes on") || has_ended && row.is_some() {
                 return answer;
             }
         }
+    }
+
+    fn ask(&mut self, prompt: &[u32]) -> Answer {
+        self.answer(prompt, None)
     }
 
     fn report(&self, what: &str, answers: &[Answer]) {
@@ -148,12 +170,62 @@ impl Run {
     }
 
     /// A conversation that only the host has, again and again: others push it off the device.
-    fn restore(&mut self, n_tokens: usize) {
+    fn restore(&mut self, n_tokens: usize, bytes: u64) {
         let prompts = [1, 5].map(|who| self.text(who, n_tokens));
-        for prompt in &prompts {
-            self.ask(prompt);
-        }
+        // Computed, and then as the device has it, before the other pushes it off.
+        let device = prompts.each_ref().map(|prompt| [self.ask(prompt), self.ask(prompt)][1].first);
         let answers = (0..2 * N_TIMES).map(|i| self.ask(&prompts[i % 2])).collect::<Vec<_>>();
         self.report("first token, from the host", &answers);
+        let n_alike = answers.iter().enumerate().filter(|(i, a)| a.first == device[i % 2]).count();
+        println!("{{\"what\": \"answers as from the device, bit for bit\", \"n\": {n_alike}}}");
+        let best = answers.iter().map(|a| a.first_ms).fold(f64::INFINITY, f64::min);
+        let gb_s = bytes as f64 / best / 1e6;
+        println!("{{\"what\": \"bytes per second of the fastest\", \"gb_s\": {gb_s:.1}}}");
+        self.decode_beside(&prompts);
     }
+
+    /// Time per token of a request that decodes, alone and while conversations are brought up.
+    fn decode_beside(&mut self, prompts: &[Vec<u32>; 2]) {
+        let row = self.submit(&self.text(7, 512), 1_000_000);
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        // The first is for what is compiled at first use.
+        for turn in 0..=2 * N_TIMES {
+            let mut times = Vec::new();
+            while times.len() < 40 {
+                let mut take = |event| {
+                    if matches!(event, Event::Token { .. }) {
+                        times.push(Instant::now());
+                    }
+                };
+                self.engine.step(&mut take).map_err(|e| e.message).expect("the engine goes on");
+            }
+            let gaps_alone = gaps(&times[10..]);
+            let mut times = Vec::new();
+            let answer = self.answer(&prompts[turn % 2], Some((row, &mut times)));
+            let until = times.len().saturating_sub(2);
+            if turn > 0 {
+                alone.extend(gaps_alone);
+                beside.push((answer, gaps(&times[..until])));
+            }
+        }
+        self.engine.cancel(row);
+        let mean = |gaps: &[f64]| gaps.iter().sum::<f64>() / gaps.len().max(1) as f64;
+        let most = |gaps: &[f64]| gaps.iter().copied().fold(0.0, f64::max);
+        let all = beside.iter().flat_map(|(_, gaps)| gaps).copied().collect::<Vec<_>>();
+        let answers = beside.into_iter().map(|(answer, _)| answer).collect::<Vec<_>>();
+        self.report("first token, from the host beside one that decodes", &answers);
+        for (what, gaps) in [("alone", &alone), ("beside restores", &all)] {
+            println!(
+                "{{\"what\": \"time per token {what}\", \"n\": {}, \"mean_ms\": {:.2}, \
+                 \"max_ms\": {:.2}}}",
+                gaps.len(),
+                mean(gaps),
+                most(gaps)
+            );
+        }
+    }
+}
+
+fn gaps(times: &[Instant]) -> Vec<f64> {
+    times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3).collect()
 }

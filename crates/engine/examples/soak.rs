@@ -3,7 +3,7 @@
 //! that of a run of its own.
 //!
 //! ```text
-//! cargo run --release -p engine --example soak -- COMPARISONS [SEED]
+//! cargo run --release -p engine --example soak -- COMPARISONS [SEED [MODEL]]
 //! ```
 //! Ends with an error at the first difference; prints what was compared and what it came past.
 #![allow(clippy::unwrap_used)]
@@ -11,23 +11,26 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::twice::{MODELS, Rng, Twice, converse, on_disk};
+use common::twice::{Rng, Twice, converse, models, on_disk};
 use protocol::CacheSettings;
 
 /// Prompts of one engine, before the next model has its turn.
 const N_ASKED: usize = 60;
 
 fn main() {
-    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u64>());
-    let (Some(Ok(n_wanted)), seed) = (args.next(), args.next()) else {
-        eprintln!("usage: soak COMPARISONS [SEED]");
+    let args = std::env::args().skip(1).collect::<Vec<_>>();
+    let number = |i: usize| args.get(i).map(|arg| arg.parse::<u64>());
+    let (Some(Ok(n_wanted)), seed) = (number(0), number(1)) else {
+        eprintln!("usage: soak COMPARISONS [SEED [MODEL]]");
         std::process::exit(2);
     };
+    let is_wanted = |model: &&str| args.get(2).is_none_or(|wanted| wanted == model);
+    assert!(models().any(|model| is_wanted(&model)), "the last argument is one of the models");
     let mut seed = seed.map_or(1, |seed| seed.unwrap());
     let (mut n_compared, mut n_asked, mut worst, mut by_tier) = (0, 0, 0f32, [0u64; 3]);
     let (mut n_evicted, mut memory) = ([0; 3], Vec::new());
     while n_compared < n_wanted {
-        for model in MODELS {
+        for model in models().filter(is_wanted) {
             let folder = tempfile::tempdir().unwrap();
             // From a device that holds a few prompts to one that holds many.
             let device_bytes = Some(200_000 + Rng(seed).below(600_000) as u64);

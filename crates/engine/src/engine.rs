@@ -49,6 +49,9 @@ const PREFILL_CHUNK_TOKENS_GPU: [usize; 2] = [256, 2048];
 const COPY_BYTES: u64 = 16 << 20;
 /// Between two such copies while requests run.
 const COPY_PAUSE: Duration = Duration::from_secs(2);
+/// The same where bytes move beside the passes.
+const COPY_BYTES_BESIDE: u64 = 256 << 20;
+const COPY_PAUSE_BESIDE: Duration = Duration::from_millis(100);
 /// Rows of logits that exist at a time: with the vocabularies of today more than a hundred MiB.
 const LOGITS_ROWS: usize = 256;
 
@@ -170,7 +173,7 @@ impl Engine {
             }
         };
         let stride = if request.deterministic { chunk_tokens } else { 1 };
-        let cache = PrefixCache::new(&loaded, budgets, folder, stride)?;
+        let cache = PrefixCache::new(&device, &loaded, budgets, folder, stride)?;
         let max_rows = request.max_rows.map_or(MAX_ROWS, |n| n.max(1) as usize);
         let scheduler = Scheduler::new(Limits {
             max_rows,
@@ -432,12 +435,16 @@ impl Engine {
     /// part of it otherwise, because what is copied in small parts is slow to bring back. Returns
     /// whether there is more.
     fn copy_down(&mut self, is_idle: bool) -> Result<bool> {
-        if !is_idle && self.copied.elapsed() < COPY_PAUSE {
+        let (n_bytes, pause) = match self.cache.moves_beside() {
+            true => (COPY_BYTES_BESIDE, COPY_PAUSE_BESIDE),
+            false => (COPY_BYTES, COPY_PAUSE),
+        };
+        if !is_idle && self.copied.elapsed() < pause {
             let waits = self.restoring.len() == self.scheduler.n_running();
             return self.cache.poll(if waits { DISK_PATIENCE } else { Duration::ZERO });
         }
         self.copied = Instant::now();
-        let has_copied = self.cache.copy_down(COPY_BYTES)?;
+        let has_copied = self.cache.copy_down(n_bytes)?;
         let patience = if is_idle && !has_copied { DISK_PATIENCE } else { Duration::ZERO };
         Ok(self.cache.poll(patience)? || has_copied)
     }

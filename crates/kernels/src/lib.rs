@@ -22,6 +22,7 @@ pub mod rope;
 pub mod router;
 pub mod sampling;
 pub mod self_attention;
+pub mod swap;
 
 pub use attention::{Attention, Kv, Masks, Positions};
 pub use causal_conv::{CausalConv, Convolved};

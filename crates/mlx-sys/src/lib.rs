@@ -72,6 +72,7 @@ pub mod ffi {
 
     unsafe extern "C++" {
         include!("mlx-sys/src/shim.h");
+        include!("mlx-sys/src/pinned.h");
 
         #[namespace = "mlx::core"]
         #[cxx_name = "array"]
@@ -81,6 +82,7 @@ pub mod ffi {
         type Arrays;
         type Tensors;
         type DeviceKernel;
+        type Pinned;
 
         fn arrays_new(capacity: usize) -> Result<UniquePtr<Arrays>>;
         fn arrays_push(list: Pin<&mut Arrays>, a: &Array) -> Result<()>;
@@ -105,6 +107,11 @@ pub mod ffi {
         fn set_memory_limit(bytes: usize) -> Result<usize>;
         fn set_cache_limit(bytes: usize) -> Result<usize>;
 
+        fn pinned_new(n_bytes: usize) -> Result<SharedPtr<Pinned>>;
+        fn pinned_grow(memory: &SharedPtr<Pinned>, n_bytes: usize) -> Result<()>;
+        fn pinned_data(memory: &SharedPtr<Pinned>) -> Result<*mut u8>;
+        fn pinned_array(memory: &SharedPtr<Pinned>, n_bytes: usize) -> Result<UniquePtr<Array>>;
+
         fn shape(a: &Array) -> Result<&[i32]>;
         fn dtype(a: &Array) -> Result<u8>;
         fn n_bytes(a: &Array) -> Result<usize>;
@@ -112,6 +119,7 @@ pub mod ffi {
         fn is_row_contiguous(a: &Array) -> Result<bool>;
         fn data(a: &Array) -> Result<*const u8>;
         fn from_bytes(bytes: &[u8], shape: &[i32], dtype: u8) -> Result<UniquePtr<Array>>;
+        fn is_available(a: &Array) -> Result<bool>;
         fn eval(list: &Arrays) -> Result<()>;
         fn async_eval(list: &Arrays) -> Result<()>;
 

@@ -105,6 +105,7 @@ inline size_t buffer_bytes(const array& a) { return a.buffer_size(); }
 inline bool is_row_contiguous(const array& a) { return a.flags().row_contiguous; }
 inline const uint8_t* data(const array& a) { return a.data<uint8_t>(); }
 Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype);
+inline bool is_available(const array& a) { return a.is_available(); }
 inline void eval(const Arrays& list) { mx::eval(list.items); }
 inline void async_eval(const Arrays& list) { mx::async_eval(list.items); }
 

@@ -142,6 +142,15 @@ impl Array {
         ffi::is_row_contiguous(&self.0).map_err(|e| error::of_op("is_row_contiguous", &[self], e))
     }
 
+    /// Whether the elements are there, so that reading them waits for nothing. What nobody has
+    /// begun to compute is not.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn is_available(&self) -> Result<bool> {
+        ffi::is_available(&self.0).map_err(|e| error::of_op("is_available", &[self], e))
+    }
+
     /// Computes this array now and waits for it.
     ///
     /// # Errors

@@ -122,14 +122,24 @@ impl Device {
 /// A queue of work on the device.
 pub struct Stream(UniquePtr<ffi::Stream>);
 
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
 impl Stream {
     /// Runs `work` with this stream as the thread's default: operations that it builds belong to
     /// this stream.
     ///
     /// # Errors
     /// Those of `work`, or the default could not be switched.
-    pub fn scope<T>(&self, device: &Device, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let before = device.default_stream()?;
+    pub fn scope<T, E: From<Error>>(
+        &self,
+        work: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let before = ffi::default_stream().map(Self);
+        let before = before.map_err(|e| error::of_op("default_stream", &[], e))?;
         self.set_default()?;
         let result = work();
         before.set_default()?;

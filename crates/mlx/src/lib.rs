@@ -14,6 +14,7 @@ mod files;
 mod kernel;
 pub mod memory;
 mod ops;
+mod pinned;
 mod quantized;
 mod random;
 
@@ -28,5 +29,6 @@ pub use kernel::{
     TensorRef,
 };
 pub use mlx_sys::PINNED_VERSION;
+pub use pinned::PinnedMemory;
 pub use quantized::{Gathered, QuantMode, Quantization, Quantized};
 pub use random::Key;

@@ -594,7 +594,7 @@ fn device_kernels_run_on_their_backend_and_are_refused_elsewhere() {
 fn work_on_a_second_stream_is_seen_by_the_first() {
     let device = device();
     let second = device.new_stream().unwrap();
-    let a = second.scope(&device, || f32s(&wavy(6), &[6]).offset(1.0)).unwrap();
+    let a = second.scope(|| f32s(&wavy(6), &[6]).offset(1.0)).unwrap();
     let wanted = wavy(6).iter().map(|v| (v + 1.0) * 2.0).collect::<Vec<_>>();
     check(&a.scale(2.0).unwrap(), &[6], &wanted);
     second.synchronize().unwrap();

@@ -9,6 +9,7 @@ mod costs;
 mod disk;
 mod inspect;
 mod moves;
+mod paging;
 mod pools;
 mod states;
 mod tiers;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use kvcache::{
     Begun, BlockTable, Budgets, Cache, Capture, Class, Kind, Match, NoRoom, Ns, Op, Policy,
-    Position, SeqId, Tier, TransferId,
+    Position, SeqId, Tier, Transfer, TransferId,
 };
 use mlx::{Array, Backend, Device};
 use models::{Blocks, Loaded, Step};
@@ -96,6 +97,7 @@ impl PrefixCache {
     /// # Errors
     /// The model remembers nothing.
     pub fn new(
+        device: &Device,
         loaded: &Loaded,
         mut budgets: Budgets,
         folder: Option<Folder>,
@@ -121,7 +123,7 @@ impl PrefixCache {
         });
         Ok(Self {
             books,
-            tiers: Tiers::new(pools.layout().groups().len()),
+            tiers: Tiers::new(device, &mut pools, budgets.0[1]),
             pools,
             disk,
             measured,
@@ -196,7 +198,9 @@ impl PrefixCache {
         });
         let restores = restores.collect::<Vec<_>>();
         if let Err(error) = self.obey(ops) {
-            // The disk is asked last: what failed before it is not on its way.
+            // The disk is asked last: what failed before it is not on its way. What has been begun
+            // on the host must not write where others are put.
+            let _ = self.tiers.wait();
             self.books.end(seq, self.now());
             for id in restores {
                 self.books.finish(id, false, self.now());
@@ -235,14 +239,22 @@ impl PrefixCache {
                     (Tier::Disk, Some(disk)) => disk.read(transfer),
                     _ => {
                         let begun = Instant::now();
-                        let is_ok = self.tiers.bring_up(&transfer, &mut self.pools)?;
-                        self.measured.moved(transfer.from, transfer.n_bytes, begun.elapsed());
-                        self.finish(transfer.id, is_ok)?;
+                        if let Some(is_ok) = self.tiers.begin(&transfer, &mut self.pools)? {
+                            self.ended(&transfer, is_ok, begun.elapsed())?;
+                        }
                     }
                 },
             }
         }
         Ok(())
+    }
+
+    /// A transfer to or from the host has ended.
+    fn ended(&mut self, transfer: &Transfer, is_ok: bool, took: Duration) -> Result<()> {
+        if transfer.to == Tier::Device {
+            self.measured.moved(transfer.from, transfer.n_bytes, took);
+        }
+        self.finish(transfer.id, is_ok)
     }
 
     /// A transfer has ended.
@@ -269,6 +281,10 @@ impl PrefixCache {
                 wanted >> 20,
                 available >> 20
             )));
+        }
+        if wanted > 0 {
+            // Growing replaces the arrays.
+            self.tiers.wait()?;
         }
         self.pools.fit(group, id)
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use kvcache::{Tier, Transfer};
 
 use super::disk::{Disk, Done};
-use super::{DISK_PATIENCE, PrefixCache, tiers};
+use super::tiers::Tiers;
+use super::{DISK_PATIENCE, PrefixCache};
 use crate::{Error, Result};
 
 /// Time to write what is not on disk yet when a model is unloaded.
@@ -20,21 +21,25 @@ impl PrefixCache {
     /// # Errors
     /// MLX refuses an operation.
     pub fn copy_down(&mut self, max_bytes: u64) -> Result<bool> {
-        if self.disk.as_ref().is_some_and(|disk| !disk.has_room()) {
+        let is_full = self.disk.as_ref().is_some_and(|disk| !disk.has_room());
+        if is_full || !self.tiers.has_room() {
             return Ok(false);
         }
         let transfers = self.books.next_copies(max_bytes, self.now());
         let is_any = !transfers.is_empty();
         for transfer in transfers {
-            let pieces = self.tiers.take_down(&transfer, &self.pools)?;
-            let extent = transfer.items.first().and_then(|item| item.place).map(|p| p.extent);
-            match (transfer.to, &mut self.disk, self.books.record(transfer.id), pieces, extent) {
-                (Tier::Disk, Some(disk), Some(record), Some(pieces), Some(extent)) => {
-                    disk.write(transfer.id, extent, record, pieces);
+            if transfer.to == Tier::Host {
+                let begun = Instant::now();
+                if let Some(is_ok) = self.tiers.begin(&transfer, &mut self.pools)? {
+                    self.ended(&transfer, is_ok, begun.elapsed())?;
                 }
-                (Tier::Host, _, _, Some(pieces), _) => {
-                    self.tiers.keep(&transfer, pieces);
-                    self.finish(transfer.id, true)?;
+                continue;
+            }
+            let pieces = self.tiers.read(&transfer, &mut self.pools)?;
+            let extent = transfer.items.first().and_then(|item| item.place).map(|p| p.extent);
+            match (&mut self.disk, self.books.record(transfer.id), pieces, extent) {
+                (Some(disk), Some(record), Some(pieces), Some(extent)) => {
+                    disk.write(transfer.id, extent, record, pieces);
                 }
                 _ => self.finish(transfer.id, false)?,
             }
@@ -42,19 +47,27 @@ impl PrefixCache {
         Ok(is_any)
     }
 
-    /// Whether bytes are on their way to another tier or from it. Those between device and host
-    /// never are: they are copied between two passes.
+    /// Whether bytes are on their way to another tier or from it.
     pub fn is_moving(&self) -> bool {
-        self.disk.as_ref().is_some_and(Disk::is_busy)
+        self.tiers.is_busy() || self.disk.as_ref().is_some_and(Disk::is_busy)
     }
 
-    /// Takes up what the disk has done, for which it waits a while if nothing is there yet. Returns
-    /// whether the disk has done something or has something to do: there may be more to copy then.
+    /// Whether bytes move between device and host while passes go on.
+    pub fn moves_beside(&self) -> bool {
+        matches!(self.tiers, Tiers::Paged(_))
+    }
+
+    /// Takes up what has been moved, for which it waits a while if nothing is there yet. Returns
+    /// whether something has been or is still to come: there may be more to copy then.
     ///
     /// # Errors
     /// MLX refuses an operation, or memory is short.
     pub fn poll(&mut self, mut patience: Duration) -> Result<bool> {
         let mut is_any = false;
+        while let Some((transfer, took)) = self.tiers.next_ended(!patience.is_zero())? {
+            (patience, is_any) = (Duration::ZERO, true);
+            self.ended(&transfer, true, took)?;
+        }
         while let Some(done) = self.disk.as_mut().and_then(|disk| disk.next(patience)) {
             (patience, is_any) = (Duration::ZERO, true);
             match done {
@@ -79,13 +92,13 @@ impl PrefixCache {
         if let Some(disk) = &mut self.disk {
             disk.remove(dead);
         }
-        Ok(is_any || self.disk.as_ref().is_some_and(Disk::is_busy))
+        Ok(is_any || self.is_moving())
     }
 
     /// Writes bytes that came from elsewhere where they go on the device.
     fn put(&mut self, transfer: &Transfer, pieces: &[Vec<u8>]) -> Result<()> {
         transfer.items.iter().try_for_each(|item| self.fit(item.group, item.to.0))?;
-        tiers::put_items(transfer, pieces, &mut self.pools)
+        self.tiers.write(transfer, pieces, &mut self.pools)
     }
 
     /// A part of it is not what was written: none of it is asked for again.
@@ -115,6 +128,9 @@ impl PrefixCache {
     pub fn forget_device(&mut self) -> Result<()> {
         self.pools.clear();
         self.issued.clear();
+        for transfer in self.tiers.give_up() {
+            self.finish(transfer.id, false)?;
+        }
         self.under_way.clear();
         // What is on its way holds blocks; what comes from the disk is sound.
         while self.poll(DISK_PATIENCE)? {}

@@ -16,7 +16,7 @@ use mlx::{Array, Backend, Device, Dtype};
 use models::{KvState, LayerState, Memory, RecurrentState};
 
 use super::states::{Held, States, joined};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Tokens of one block.
 pub(crate) const BLOCK_TOKENS: usize = 32;
@@ -153,7 +153,8 @@ impl Pools {
         needed.max(ahead)
     }
 
-    /// Makes the first growth of every group where it is better not made while somebody waits.
+    /// Makes the first growth of every group, and copies a block, where it is better not done for
+    /// the first time while somebody waits.
     ///
     /// # Errors
     /// Memory is short.
@@ -161,7 +162,13 @@ impl Pools {
         if Device::current_backend() != Backend::Cuda {
             return Ok(());
         }
-        (0..self.layout.groups().len()).try_for_each(|group| self.fit(group, 0))
+        for group in 0..self.layout.groups().len() {
+            self.fit(group, 1)?;
+            if self.layout.groups()[group].kind != Kind::Recurrent {
+                self.copy_block(group, 0, 1)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes room for block or slot `id` of a group.
@@ -287,15 +294,32 @@ impl Pools {
         Ok(mlx::eval(&all_done)?)
     }
 
-    /// The bytes of blocks, layer after layer.
-    pub fn read_blocks(&self, group: usize, ids: &[u32]) -> Result<Vec<Vec<u8>>> {
-        let bytes = self.layout.groups()[group].bytes as usize;
-        let mut out = vec![Vec::with_capacity(bytes); ids.len()];
+    /// The pools of a group, layer after layer.
+    pub fn arrays_of(&self, group: usize) -> Vec<&Array> {
         let layers = self.layers.iter().zip(&self.states).filter(|(l, _)| l.group == group);
         let pools = layers.flat_map(|(_, state)| match state {
             LayerState::Kv(kv) => &kv.buffers[..],
             LayerState::Recurrent(_) => &[],
         });
+        pools.collect()
+    }
+
+    /// Bytes of each array's part of a block or a state.
+    pub fn parts_bytes(&self) -> impl Iterator<Item = usize> {
+        let of_token = |n: &[i32; 2]| n[0] as usize * n[1] as usize * BLOCK_TOKENS;
+        self.layers.iter().flat_map(move |layer| match &layer.memory {
+            Memory::Recurrent { .. } => self.parts(layer).to_vec(),
+            Memory::Tokens { buffers, .. } => {
+                buffers.iter().map(|n| of_token(n) * self.dtype.size_bytes()).collect()
+            }
+        })
+    }
+
+    /// The bytes of blocks, layer after layer.
+    pub fn read_blocks(&self, group: usize, ids: &[u32]) -> Result<Vec<Vec<u8>>> {
+        let bytes = self.layout.groups()[group].bytes as usize;
+        let mut out = vec![Vec::with_capacity(bytes); ids.len()];
+        let pools = self.arrays_of(group).into_iter();
         let parts = pools.map(|pool| Ok(blocks::read(pool, ids)?)).collect::<Result<Vec<_>>>()?;
         mlx::eval(&parts)?;
         for part in parts {
@@ -308,10 +332,6 @@ impl Pools {
 
     /// Writes blocks as [`Pools::read_blocks`] gave them.
     pub fn write_blocks(&mut self, group: usize, ids: &[u32], bytes: &[&[u8]]) -> Result<()> {
-        let n_bytes = self.layout.groups()[group].bytes as usize;
-        if bytes.iter().any(|b| b.len() != n_bytes) {
-            return Err(Error::world("a cached block has another size than blocks of this model"));
-        }
         let (mut begin, dtype) = (0, self.dtype);
         self.each_pool(group, |pool| {
             let shape = [ids.len() as i32, pool.dim(1), pool.dim(2), pool.dim(3)];
@@ -343,6 +363,39 @@ impl Pools {
         Ok(out)
     }
 
+    /// A slot's states as arrays, layer after layer: tail, then state. They are being computed.
+    pub fn state_arrays(&self, group: usize, slot: u32) -> Result<Vec<Array>> {
+        let states = self.slot(group, slot).own()?;
+        let mut arrays = Vec::new();
+        for (i, layer) in self.layers.iter().filter(|l| l.group == group).enumerate() {
+            let state = states.get(i).cloned().unwrap_or_default();
+            let Memory::Recurrent { tail, state: size } = &layer.memory else { continue };
+            arrays.push(match state.conv_tail {
+                Some(tail) => tail,
+                None => Array::zeros(&[&[1], &tail[..]].concat(), self.dtype)?,
+            });
+            arrays.push(match state.state {
+                Some(state) => state,
+                None => Array::zeros(&[&[1], &size[..]].concat(), Dtype::F32)?,
+            });
+        }
+        mlx::async_eval(&arrays)?;
+        Ok(arrays)
+    }
+
+    /// Gives a slot states of zeros, and the arrays of them to be written in place.
+    pub fn blank_state(&mut self, group: usize, slot: u32) -> Result<Vec<Array>> {
+        self.set_slot(group, slot, None);
+        let arrays = self.state_arrays(group, slot)?;
+        let states = arrays.chunks(2).map(|pair| RecurrentState {
+            conv_tail: pair.first().cloned(),
+            state: pair.get(1).cloned(),
+            captured: Vec::new(),
+        });
+        self.set_slot(group, slot, Some(states.collect()));
+        Ok(arrays)
+    }
+
     /// Bytes of a recurrent layer's tail and state.
     fn parts(&self, layer: &Layer) -> [usize; 2] {
         let Memory::Recurrent { tail, state } = &layer.memory else { return [0; 2] };
@@ -352,9 +405,6 @@ impl Pools {
 
     /// Sets a slot's states from bytes as [`Pools::read_state`] gave them.
     pub fn write_state(&mut self, group: usize, slot: u32, bytes: &[u8]) -> Result<()> {
-        if bytes.len() != self.layout.groups()[group].bytes as usize {
-            return Err(Error::world("a cached state has another size than states of this model"));
-        }
         let (mut rest, mut states) = (bytes, Vec::new());
         for layer in self.layers.iter().filter(|l| l.group == group) {
             let Memory::Recurrent { tail, state } = &layer.memory else { continue };

@@ -2,7 +2,7 @@
 
 use protocol::{Event, FinishReason, GenerateRequest, RequestId, Sampling};
 
-use crate::common::twice::{MODELS, Rng, Twice, bytes_of_ten};
+use crate::common::twice::{Rng, Twice, bytes_of_ten, models};
 use crate::common::{request, run};
 
 const N: u64 = 32;
@@ -26,7 +26,7 @@ fn mixed() -> Vec<GenerateRequest> {
 
 #[test]
 fn an_answer_is_the_same_alone_and_among_31_others() {
-    for (i, model) in MODELS.into_iter().enumerate() {
+    for (i, model) in models().enumerate() {
         let mut twice = Twice::new(model, Default::default());
         twice.ask_together(&mixed(), i % 3);
         assert!(twice.n_compared > 400, "{model}: {}", twice.n_compared);
@@ -35,7 +35,7 @@ fn an_answer_is_the_same_alone_and_among_31_others() {
 
 #[test]
 fn a_deterministic_answer_is_the_same_among_others_bit_for_bit() {
-    for model in MODELS {
+    for model in models() {
         let mut twice = Twice::deterministic(model, Default::default());
         twice.ask_together(&mixed()[..12], 2);
         assert!(twice.n_compared > 150 && twice.worst == 0.0, "{model}: {}", twice.worst);
@@ -44,7 +44,7 @@ fn a_deterministic_answer_is_the_same_among_others_bit_for_bit() {
 
 #[test]
 fn requests_that_memory_cannot_hold_together_take_turns() {
-    for model in MODELS {
+    for model in models() {
         let device_bytes = Some(bytes_of_ten(model) / 4);
         let settings = || protocol::CacheSettings { device_bytes, ..Default::default() };
         for host_bytes in [Some(1 << 30), Some(0)] {
@@ -75,7 +75,7 @@ fn rows_with_settings_of_their_own_share_a_pass() {
     };
     let with_penalties = |i: u64| i < 16;
     for is_first in [true, false] {
-        let mut twice = Twice::new(MODELS[6], Default::default());
+        let mut twice = Twice::new("qwen3_affine8_32_tied", Default::default());
         let asked = mixed().into_iter().enumerate().map(|(i, asked)| GenerateRequest {
             sampling: settings(i as u64),
             max_tokens: 9,
@@ -90,7 +90,7 @@ fn rows_with_settings_of_their_own_share_a_pass() {
 
 #[test]
 fn those_who_leave_disturb_nobody() {
-    for model in MODELS {
+    for model in models() {
         let mut twice = Twice::new(model, Default::default());
         let asked = mixed().into_iter().map(|r| GenerateRequest { max_tokens: 20, ..r });
         let asked = asked.collect::<Vec<_>>();

@@ -16,6 +16,7 @@ mod rope;
 mod router;
 mod sampling;
 mod self_attention;
+mod swap;
 
 use mlx::{Array, CpuKernel, Device, Dtype};
 

@@ -1,0 +1,138 @@
+// How memory is pinned: by CUDA's driver on Linux, and nowhere else. See pinned.h.
+#include "mlx-sys/src/pinned.h"
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#ifdef __linux__
+#include <dlfcn.h>
+#include <sys/mman.h>
+#endif
+
+namespace offshoot {
+
+#ifdef __linux__
+
+namespace {
+
+// The driver's own interface, which libmlx has loaded where there is a device: a program that was
+// linked with it would not start anywhere else.
+struct Driver {
+  int (*context)(void**);
+  int (*set_context)(void*);
+  int (*pin)(void*, size_t, unsigned);
+  int (*unpin)(void*);
+  int (*device_address)(unsigned long long*, void*, unsigned);
+
+  Driver() {
+    void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    if (!library) throw std::runtime_error("no CUDA driver is loaded");
+    find(library, "cuCtxGetCurrent", context);
+    find(library, "cuCtxSetCurrent", set_context);
+    find(library, "cuMemHostRegister_v2", pin);
+    find(library, "cuMemHostUnregister", unpin);
+    find(library, "cuMemHostGetDevicePointer_v2", device_address);
+  }
+
+ private:
+  template <typename F>
+  static void find(void* library, const char* name, F& function) {
+    function = reinterpret_cast<F>(dlsym(library, name));
+    if (!function) throw std::runtime_error(std::string("the CUDA driver has no ") + name);
+  }
+};
+
+const Driver& driver() {
+  static const Driver driver;
+  return driver;
+}
+
+void check(int status, const char* what) {
+  if (status == 0) return;
+  throw std::runtime_error(std::string(what) + ": CUDA error " + std::to_string(status));
+}
+
+constexpr size_t page_bytes = 4096;
+
+}  // namespace
+
+Pinned::Pinned(size_t n_bytes) : n_reserved_(n_bytes) {
+  check(driver().context(&context_), "no context");
+  if (!context_) throw std::runtime_error("this thread has not used the device yet");
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void* data = mmap(nullptr, n_bytes, PROT_NONE, flags, -1, 0);
+  if (data == MAP_FAILED) throw std::runtime_error("there are no addresses for so many bytes");
+  data_ = static_cast<uint8_t*>(data);
+  madvise(data_, n_bytes, MADV_HUGEPAGE);
+}
+
+Pinned::~Pinned() {
+  // A process that ends may have lost its context; its pages are freed with it.
+  bool has_context = driver().set_context(context_) == 0;
+  uint8_t* at = data_;
+  for (size_t part : parts_) {
+    if (has_context) driver().unpin(at);
+    at += part;
+  }
+  munmap(data_, n_reserved_);
+}
+
+void Pinned::grow(size_t n_bytes) {
+  size_t n_pinned = 0;
+  for (size_t part : parts_) n_pinned += part;
+  if (n_bytes > n_reserved_ - n_pinned) throw std::runtime_error("all of it is pinned");
+  uint8_t* begin = data_ + n_pinned;
+  if (mprotect(begin, n_bytes, PROT_READ | PROT_WRITE) != 0) {
+    throw std::runtime_error("the system has no memory for it");
+  }
+  // Pages come at the first touch; the driver, which others wait for, should find them there.
+  for (size_t i = 0; i < n_bytes; i += page_bytes) begin[i] = 0;
+  check(driver().set_context(context_), "no context");
+  check(driver().pin(begin, n_bytes, /*portable, mapped*/ 3), "the driver does not pin it");
+  parts_.push_back(n_bytes);
+  unsigned long long address = 0;
+  check(driver().device_address(&address, begin, 0), "the device does not see it");
+  if (address != reinterpret_cast<unsigned long long>(begin)) {
+    throw std::runtime_error("the device sees it at another address");
+  }
+}
+
+#else
+
+Pinned::Pinned(size_t n_bytes) : n_reserved_(n_bytes) {
+  throw std::runtime_error("memory is pinned for CUDA on Linux only");
+}
+Pinned::~Pinned() = default;
+void Pinned::grow(size_t) {}
+
+#endif
+
+void pinned_grow(const std::shared_ptr<Pinned>& memory, size_t n_bytes) { memory->grow(n_bytes); }
+
+namespace {
+
+// What MLX's CUDA allocator hands out (mlx/backend/cuda/allocator.h, which needs CUDA's headers).
+struct CudaBuffer {
+  void* data;
+  size_t size;
+  int device;  // -1: on the host as well
+};
+
+}  // namespace
+
+Ptr pinned_array(const std::shared_ptr<Pinned>& memory, size_t n_bytes) {
+  // An axis has at most 2³¹ - 1 elements.
+  constexpr size_t row_bytes = 4096;
+  size_t n_rows = n_bytes / row_bytes;
+  if (n_rows > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
+    throw std::invalid_argument("an array has no place for so many bytes");
+  }
+  auto* buffer = new CudaBuffer{memory->data(), n_bytes, -1};
+  auto release = [memory](mx::allocator::Buffer b) { delete static_cast<CudaBuffer*>(b.ptr()); };
+  mx::Shape shape{static_cast<int32_t>(n_rows), static_cast<int32_t>(row_bytes)};
+  return own(array(mx::allocator::Data(mx::allocator::Buffer(buffer), std::move(release)),
+                   std::move(shape), mx::uint8));
+}
+
+}  // namespace offshoot
