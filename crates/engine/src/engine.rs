@@ -52,6 +52,9 @@ const COPY_PAUSE: Duration = Duration::from_secs(2);
 /// The same where bytes move beside the passes.
 const COPY_BYTES_BESIDE: u64 = 256 << 20;
 const COPY_PAUSE_BESIDE: Duration = Duration::from_millis(100);
+/// What is freed in smaller amounts stays for the next request: taking memory from the driver takes
+/// longer than many a pass.
+const KEPT_BYTES_GPU: usize = 512 << 20;
 /// Rows of logits that exist at a time: with the vocabularies of today more than a hundred MiB.
 const LOGITS_ROWS: usize = 256;
 
@@ -345,9 +348,21 @@ impl Engine {
             self.prefill(slice, emit)?;
         }
         if self.sequences.is_empty() {
-            mlx::memory::clear_cache()?;
+            self.free_memory()?;
         }
         Ok(!self.sequences.is_empty())
+    }
+
+    /// Gives back what nobody may need for a while.
+    fn free_memory(&self) -> Result<()> {
+        let kept_bytes = match self.device.backend() {
+            Backend::Cpu => 0,
+            Backend::Cuda | Backend::Metal => KEPT_BYTES_GPU,
+        };
+        if mlx::memory::cache_bytes()? > kept_bytes {
+            mlx::memory::clear_cache()?;
+        }
+        Ok(())
     }
 
     fn position(&self, id: RequestId) -> Option<usize> {
@@ -366,12 +381,16 @@ impl Engine {
     }
 
     /// One token of each. Where all can be computed ahead of the host, the next pass begins before
-    /// the tokens of the last are read.
+    /// the tokens of the last are read, except the first ones of requests that nobody runs beside.
     fn decode(&mut self, ids: Vec<RequestId>, emit: &mut dyn FnMut(Event)) -> Result<()> {
         let runs_ahead = |id: &RequestId| self.sequences.get(id).is_some_and(Sequence::runs_ahead);
         if ids.iter().all(runs_ahead) {
             let has_unread = |id: &&RequestId| self.sequences[id].unread().is_some();
             let unread = ids.iter().filter(has_unread).copied().collect::<Vec<_>>();
+            if unread.iter().all(|id| self.sequences[id].has_told_nothing()) {
+                self.read(&unread, emit)?;
+                return self.issue(&ids);
+            }
             self.issue(&ids)?;
             self.read(&unread, emit)
         } else {

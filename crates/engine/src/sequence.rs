@@ -128,6 +128,11 @@ impl Sequence {
         *self.tokens.last().expect("a prompt has at least one token")
     }
 
+    /// Whether no token of its answer is known yet.
+    pub fn has_told_nothing(&self) -> bool {
+        self.tokens.len() == self.request.prompt.len()
+    }
+
     /// Whether a token can be drawn before those before it are on the host.
     pub fn runs_ahead(&self) -> bool {
         !has_penalties(&self.request.sampling) && !self.is_constrained()
