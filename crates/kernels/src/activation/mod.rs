@@ -9,10 +9,11 @@
 //! | [`sigmoid_gated`] | x · σ(gate) |
 //!
 //! Both arrays have one dtype, which the result has too; between them everything is f32 in
-//! `cpu.rs`, one node of the graph. `twin.rs` has each in MLX's operations, which CUDA and Metal
-//! run.
+//! `cpu.rs` and `cuda.rs`, one node of the graph. `twin.rs` has each in MLX's operations, which
+//! Metal runs.
 
 mod cpu;
+mod cuda;
 mod twin;
 
 pub(crate) use cpu::join_swiglu;
@@ -107,7 +108,8 @@ pub mod reference {
 fn fastest(rule: Rule, gate: &Array, up: &Array) -> Result<Array> {
     match Device::current_backend() {
         Backend::Cpu => cpu::run(rule, gate, up),
-        Backend::Cuda | Backend::Metal => twin::run(rule, gate, up),
+        Backend::Cuda => cuda::run(rule, gate, up),
+        Backend::Metal => twin::run(rule, gate, up),
     }
 }
 

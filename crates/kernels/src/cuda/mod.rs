@@ -54,6 +54,16 @@ impl Kernel<'_> {
     }
 }
 
+/// A number in a source, to the last bit.
+pub(crate) fn literal(value: f32) -> String {
+    format!("__uint_as_float({}u)", value.to_bits())
+}
+
+/// Declares `n`, the number of elements of an input that has a dimension.
+pub(crate) fn count(input: &str) -> String {
+    format!("long n = 1;\nfor (int i = 0; i < {input}_ndim; ++i) n *= {input}_shape[i];")
+}
+
 /// The sources without comments and indentation: MLX copies and hashes the text at every launch.
 fn bare(parts: &[&str]) -> String {
     let lines = parts.iter().flat_map(|part| part.lines());

@@ -7,4 +7,16 @@ struct alignas(sizeof(T) * N) Run {
   T at[N];
 };
 
+// A view may begin anywhere.
+template <typename T, int N>
+__device__ inline Run<T, N> load_run(const T* from) {
+  if (reinterpret_cast<unsigned long long>(from) % sizeof(Run<T, N>) == 0) {
+    return *reinterpret_cast<const Run<T, N>*>(from);
+  }
+  Run<T, N> run;
+#pragma unroll
+  for (int i = 0; i < N; ++i) run.at[i] = from[i];
+  return run;
+}
+
 }  // namespace offshoot

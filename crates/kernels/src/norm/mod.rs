@@ -9,9 +9,10 @@
 //!
 //! Over the last axis; in the dtype of x, whatever the weight's; a sum is rounded to that dtype
 //! before its norm is taken. Everything else is f32 until the result is rounded. `twin.rs` has each
-//! in MLX's operations, which CUDA and Metal run; `cpu.rs` is one node of the graph.
+//! in MLX's operations, which Metal runs; `cpu.rs` and `cuda.rs` are one node of the graph.
 
 mod cpu;
+mod cuda;
 mod twin;
 
 use mlx::{Array, Backend, Device, Result};
@@ -134,6 +135,7 @@ fn added((normed, sum): (Array, Option<Array>)) -> Result<Added> {
 fn fastest(norm: &Norm<'_>) -> Result<(Array, Option<Array>)> {
     match Device::current_backend() {
         Backend::Cpu => cpu::run(norm),
+        Backend::Cuda if cuda::fits(norm) => cuda::run(norm),
         Backend::Cuda | Backend::Metal => twin::run(norm),
     }
 }

@@ -12,11 +12,13 @@
 //! |---|---|
 //! | [`Heads::reference`] | everywhere: the twin, in MLX's operations |
 //! | `cpu.rs` | CPU: one node, sine and cosine once per position for all heads |
+//! | `cuda.rs` | CUDA, where rows have positions as an array: one launch |
 //!
 //! Angles are rounded to f32 as the models' reference does; norm, sines and products are f32 in
-//! `cpu.rs`, and MLX's own in the twin, which CUDA and Metal run.
+//! `cpu.rs` and `cuda.rs`, and MLX's own in the twin.
 
 pub(crate) mod cpu;
+mod cuda;
 mod twin;
 
 use std::sync::Arc;
@@ -35,6 +37,8 @@ pub struct Rotation {
     mlx: mlx::Rope,
     /// Radians per position, `[r/2]`.
     frequencies: Arc<[f32]>,
+    /// The same as an array.
+    on_device: Array,
     /// Multiplies what turned; and the same for MLX, `[D]`, 1 behind it. None: 1.
     factor: Option<(f32, Array)>,
 }
@@ -50,8 +54,10 @@ impl Rotation {
             return Err(refused(OP, &[], format!("{n} elements do not turn in pairs")));
         }
         let frequencies = (0..n / 2).map(|i| base.powf(-2.0 * f64::from(i) / f64::from(n)) as f32);
+        let frequencies = frequencies.collect::<Arc<[f32]>>();
         let mlx = mlx::Rope { dims: n, traditional, base: base as f32, scale: 1.0, freqs: None };
-        Ok(Self { mlx, frequencies: frequencies.collect(), factor: None })
+        let on_device = Array::from_slice(&frequencies, &[n / 2])?;
+        Ok(Self { mlx, frequencies, on_device, factor: None })
     }
 
     /// Each pair turns by its own number of radians per position.
@@ -68,8 +74,9 @@ impl Rotation {
         let reciprocals = frequencies.iter().map(|f| (1.0 / f) as f32).collect::<Vec<_>>();
         let freqs = Some(Array::from_slice(&reciprocals, &[n])?);
         let mlx = mlx::Rope { dims: 2 * n, traditional, base: 0.0, scale: 1.0, freqs };
-        let frequencies = frequencies.iter().map(|f| *f as f32).collect();
-        Ok(Self { mlx, frequencies, factor: None })
+        let frequencies = frequencies.iter().map(|f| *f as f32).collect::<Arc<[f32]>>();
+        let on_device = Array::from_slice(&frequencies, &[n])?;
+        Ok(Self { mlx, frequencies, on_device, factor: None })
     }
 
     /// The same, but what turned of a head of `head_dim` elements is multiplied by `factor` too.
@@ -133,7 +140,11 @@ impl Heads<'_> {
         let sizes = self.check()?;
         match Device::current_backend() {
             Backend::Cpu => cpu::run(self, sizes),
-            Backend::Cuda | Backend::Metal => twin::run(self, sizes),
+            Backend::Cuda => match self.positions {
+                Positions::Rows { positions, .. } => cuda::run(self, sizes, positions),
+                Positions::Same(_) => twin::run(self, sizes),
+            },
+            Backend::Metal => twin::run(self, sizes),
         }
     }
 

@@ -12,7 +12,9 @@ use std::cell::OnceCell;
 use mlx::{Array, Dtype, Launch, Result};
 
 use super::{Attended, Cache, Layout, SelfAttention, attend_over_rows};
+use crate::Positions;
 use crate::cuda::{Kernel, shared_limit_bytes};
+use crate::rope::Heads;
 
 const THREADS: i32 = 256;
 /// Bytes that a thread moves at once, at most.
@@ -26,7 +28,12 @@ const MAX_PARTS: i32 = 32;
 const N_TICKETS: i32 = 4096;
 
 pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
-    let (q, k) = (a.q.turn()?, a.k.turn()?);
+    let Layout::Blocks { begins, .. } = a.layout else {
+        unreachable!("rows are not attended over this way")
+    };
+    let positions = Positions::Rows { positions: begins, lengths: None };
+    let turned = |heads: Heads<'_>| Heads { positions, ..heads }.turn();
+    let (q, k) = (turned(a.q)?, turned(a.k)?);
     let one = One::over(&q, &cache);
     if one.fits() {
         let call = Call { layout: a.layout, window: a.window, scale: a.scale, sinks: a.sinks };

@@ -1,0 +1,43 @@
+//! Activations on CUDA: one launch.
+
+use mlx::{Array, Launch, Result};
+
+use super::Rule;
+use crate::cuda::{Kernel, count, literal};
+
+const THREADS: i32 = 256;
+/// Elements of a thread: 16 bytes of 16-bit floats.
+const RUN: i32 = 8;
+
+pub(super) fn run(rule: Rule, gate: &Array, x: &Array) -> Result<Array> {
+    let (number, alpha, limit) = match rule {
+        Rule::SwiGlu => (0, 0.0, 0.0),
+        Rule::GeGlu => (1, 0.0, 0.0),
+        Rule::Clamped { alpha, limit } => (2, alpha, limit),
+        Rule::Sigmoid => (3, 0.0, 0.0),
+    };
+    let (alpha, limit) = (literal(alpha), literal(limit));
+    let kernel = Kernel {
+        name: format!("offshoot_gated_{number}_{alpha}_{limit}").replace(['(', ')'], ""),
+        source: include_str!("gated.cu"),
+        inputs: vec![("gate", Some(gate)), ("x", Some(x))],
+        outputs: vec!["out"],
+        call: &|| {
+            let n = count("x");
+            format!(
+                "{n}\noffshoot::gated_all<{number}, {RUN}, T>(gate, x, out, n, {alpha}, {limit});"
+            )
+        },
+        shared_bytes: 0,
+    };
+    let n_threads = (x.n_elements() as i64 + i64::from(RUN) - 1) / i64::from(RUN);
+    let n_groups = (n_threads + i64::from(THREADS) - 1) / i64::from(THREADS);
+    let made = kernel.launch(&Launch {
+        outputs: &[(x.shape(), x.dtype())],
+        grid: [n_groups as i32 * THREADS, 1, 1],
+        group: [THREADS, 1, 1],
+        ints: &[],
+        dtypes: &[("T", x.dtype())],
+    })?;
+    Ok(made.into_iter().next().expect("one output was asked for"))
+}
