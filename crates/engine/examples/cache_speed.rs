@@ -46,8 +46,8 @@ struct Run {
 /// Of one request.
 struct Answer {
     first_ms: f64,
-    /// The first token, and the bits of its log probability.
-    first: Option<(u32, u32)>,
+    /// The first token and its log probability.
+    first: Option<(u32, f32)>,
     cached_tokens: u32,
     tier: CacheTier,
 }
@@ -97,7 +97,7 @@ impl Run {
                 Event::Matched(found) => answer.tier = found.tier,
                 Event::Token { id, token, logprob, .. } if id == own && answer.first.is_none() => {
                     answer.first_ms = begun.elapsed().as_secs_f64() * 1e3;
-                    answer.first = logprob.map(|value| (token, value.to_bits()));
+                    answer.first = logprob.map(|value| (token, value));
                 }
                 Event::Token { id, .. } if Some(id) == row => {
                     times.iter_mut().for_each(|times| times.push(Instant::now()));
@@ -176,8 +176,14 @@ impl Run {
         let device = prompts.each_ref().map(|prompt| [self.ask(prompt), self.ask(prompt)][1].first);
         let answers = (0..2 * N_TIMES).map(|i| self.ask(&prompts[i % 2])).collect::<Vec<_>>();
         self.report("first token, from the host", &answers);
-        let n_alike = answers.iter().enumerate().filter(|(i, a)| a.first == device[i % 2]).count();
-        println!("{{\"what\": \"answers as from the device, bit for bit\", \"n\": {n_alike}}}");
+        let difference = |(i, answer): (usize, &Answer)| match (answer.first, device[i % 2]) {
+            (Some((token, a)), Some((wanted, b))) if token == wanted => (a - b).abs(),
+            _ => f32::INFINITY,
+        };
+        let most = answers.iter().enumerate().map(difference).fold(0.0, f32::max);
+        println!(
+            "{{\"what\": \"difference of log probabilities, host or device\", \"max\": {most}}}"
+        );
         let best = answers.iter().map(|a| a.first_ms).fold(f64::INFINITY, f64::min);
         let gb_s = bytes as f64 / best / 1e6;
         println!("{{\"what\": \"bytes per second of the fastest\", \"gb_s\": {gb_s:.1}}}");

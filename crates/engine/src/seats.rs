@@ -12,9 +12,6 @@ use crate::cache::PrefixCache;
 use crate::found::told;
 use crate::sequence::{Sequence, told_drawn};
 
-/// Bytes that are copied at once when a sequence makes room for others.
-const PAGE_OUT_BYTES: u64 = 64 << 20;
-
 /// What a plan may do with requests and their places.
 pub(crate) struct Seating<'a> {
     pub cache: &'a mut PrefixCache,
@@ -140,15 +137,8 @@ impl Seats for Seating<'_> {
         }
         sequence.end(self.cache);
         let n = sequence.tokens().len();
-        loop {
-            match self.cache.copy_down(PAGE_OUT_BYTES) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    self.failure.get_or_insert(error);
-                    break;
-                }
-            }
+        if let Err(error) = self.cache.page_out() {
+            self.failure.get_or_insert(error);
         }
         Some(n)
     }

@@ -110,7 +110,7 @@ pub mod ffi {
         fn pinned_new(n_bytes: usize) -> Result<SharedPtr<Pinned>>;
         fn pinned_grow(memory: &SharedPtr<Pinned>, n_bytes: usize) -> Result<()>;
         fn pinned_data(memory: &SharedPtr<Pinned>) -> Result<*mut u8>;
-        fn pinned_array(memory: &SharedPtr<Pinned>, n_bytes: usize) -> Result<UniquePtr<Array>>;
+        fn pinned_array(memory: &SharedPtr<Pinned>) -> Result<UniquePtr<Array>>;
 
         fn shape(a: &Array) -> Result<&[i32]>;
         fn dtype(a: &Array) -> Result<u8>;

@@ -1,7 +1,6 @@
 // How memory is pinned: by CUDA's driver on Linux, and nowhere else. See pinned.h.
 #include "mlx-sys/src/pinned.h"
 
-#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -121,18 +120,12 @@ struct CudaBuffer {
 
 }  // namespace
 
-Ptr pinned_array(const std::shared_ptr<Pinned>& memory, size_t n_bytes) {
-  // An axis has at most 2³¹ - 1 elements.
-  constexpr size_t row_bytes = 4096;
-  size_t n_rows = n_bytes / row_bytes;
-  if (n_rows > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    throw std::invalid_argument("an array has no place for so many bytes");
-  }
+Ptr pinned_array(const std::shared_ptr<Pinned>& memory) {
+  constexpr int n_bytes = 16;
   auto* buffer = new CudaBuffer{memory->data(), n_bytes, -1};
   auto release = [memory](mx::allocator::Buffer b) { delete static_cast<CudaBuffer*>(b.ptr()); };
-  mx::Shape shape{static_cast<int32_t>(n_rows), static_cast<int32_t>(row_bytes)};
-  return own(array(mx::allocator::Data(mx::allocator::Buffer(buffer), std::move(release)),
-                   std::move(shape), mx::uint8));
+  mx::allocator::Data data(mx::allocator::Buffer(buffer), std::move(release));
+  return own(array(std::move(data), mx::Shape{n_bytes}, mx::uint8));
 }
 
 }  // namespace offshoot

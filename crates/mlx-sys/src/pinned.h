@@ -39,7 +39,8 @@ inline std::shared_ptr<Pinned> pinned_new(size_t n_bytes) {
 // Bytes change behind a shared handle: who reads and writes what, and when, is the callers' matter.
 void pinned_grow(const std::shared_ptr<Pinned>& memory, size_t n_bytes);
 inline uint8_t* pinned_data(const std::shared_ptr<Pinned>& memory) { return memory->data(); }
-// The first `n_bytes` as an array of bytes, which keeps the memory alive.
-Ptr pinned_array(const std::shared_ptr<Pinned>& memory, size_t n_bytes);
+// Where it begins, as an array of a few bytes that keeps the memory alive: MLX ends a batch of work
+// early when the arrays of it are large.
+Ptr pinned_array(const std::shared_ptr<Pinned>& memory);
 
 }  // namespace offshoot

@@ -5,6 +5,7 @@
 //! What is read here while the device writes it, or the other way round, is torn: whoever launches
 //! the writing waits for it before reading.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,7 @@ use crate::{Array, Dtype, Error, Result, error};
 
 const OP: &str = "pinned_memory";
 /// Bytes that are pinned at once: others wait for the driver meanwhile.
-const PART_BYTES: usize = 64 << 20;
+const PART_BYTES: usize = 16 << 20;
 
 /// A range of addresses whose beginning is pinned memory.
 pub struct PinnedMemory {
@@ -24,6 +25,7 @@ pub struct PinnedMemory {
     n_bytes: usize,
     progress: Arc<(Mutex<Progress>, Condvar)>,
     wanted: Sender<usize>,
+    asked: Cell<usize>,
 }
 
 impl std::fmt::Debug for PinnedMemory {
@@ -62,7 +64,7 @@ impl PinnedMemory {
             .name("pinning".to_owned())
             .spawn(move || pin(&shared, &requests, &reported))
             .map_err(|e| refused(e.to_string()))?;
-        Ok(Self { memory, n_bytes, progress, wanted })
+        Ok(Self { memory, n_bytes, progress, wanted, asked: Cell::new(0) })
     }
 
     /// All bytes that may come to be pinned.
@@ -72,8 +74,10 @@ impl PinnedMemory {
 
     /// Has the bytes before `end` pinned in the background.
     pub fn ask_for(&self, end: usize) {
-        // The thread lives as long as this does.
-        let _ = self.wanted.send(end.min(self.n_bytes));
+        if self.asked.replace(end.max(self.asked.get())) < end {
+            // The thread lives as long as this does.
+            let _ = self.wanted.send(end.min(self.n_bytes));
+        }
     }
 
     /// Waits until the bytes before `end` are pinned.
@@ -99,6 +103,11 @@ impl PinnedMemory {
             Some(why) if progress.n_pinned < end => Err(refused(why.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// Whether no more will be pinned.
+    pub fn has_failed(&self) -> bool {
+        self.progress().failed.is_some()
     }
 
     /// Copies bytes out.
@@ -134,12 +143,18 @@ impl PinnedMemory {
         Ok(())
     }
 
-    /// All of it as one array of bytes, for kernels on the device.
+    /// Where it begins, for kernels on the device, which may go beyond the few bytes that the array
+    /// names, as far as is pinned.
     ///
     /// # Errors
-    /// There is no array as large.
+    /// Memory is short.
     pub fn array(&self) -> Result<Array> {
-        Array::wrap(OP, &[], ffi::pinned_array(&self.memory.0, self.n_bytes))
+        Array::wrap(OP, &[], ffi::pinned_array(&self.memory.0))
+    }
+
+    /// Bytes that are pinned by now.
+    pub fn n_pinned(&self) -> usize {
+        self.progress().n_pinned
     }
 
     fn data(&self) -> Result<*mut u8> {

@@ -14,6 +14,8 @@ use crate::{Error, Result};
 const MAX_SAVE: Duration = Duration::from_secs(3);
 /// Bytes that are copied at once then.
 const SAVE_BYTES: u64 = 64 << 20;
+/// Bytes that are copied at once when a sequence makes room for others.
+const PAGE_OUT_BYTES: u64 = 64 << 20;
 
 impl PrefixCache {
     /// Copies about `max_bytes` of what is new to the tier below; whether there was anything.
@@ -22,7 +24,7 @@ impl PrefixCache {
     /// MLX refuses an operation.
     pub fn copy_down(&mut self, max_bytes: u64) -> Result<bool> {
         let is_full = self.disk.as_ref().is_some_and(|disk| !disk.has_room());
-        if is_full || !self.tiers.has_room() {
+        if is_full || !self.tiers.has_room(max_bytes) {
             return Ok(false);
         }
         let transfers = self.books.next_copies(max_bytes, self.now());
@@ -45,6 +47,22 @@ impl PrefixCache {
             }
         }
         Ok(is_any)
+    }
+
+    /// Copies all that is new to the tier below, to the host to the end: the device is short.
+    ///
+    /// # Errors
+    /// MLX refuses an operation.
+    pub fn page_out(&mut self) -> Result<()> {
+        loop {
+            if self.copy_down(PAGE_OUT_BYTES)? {
+                continue;
+            }
+            if !self.tiers.is_busy() {
+                return Ok(());
+            }
+            self.poll(DISK_PATIENCE)?;
+        }
     }
 
     /// Whether bytes are on their way to another tier or from it.

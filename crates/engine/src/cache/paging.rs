@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// Memory through which bytes pass that do not stay on the host.
 const LANDING_BYTES: usize = 64 << 20;
 /// Bytes that are pinned before they are needed.
-const AHEAD_BYTES: usize = 256 << 20;
+const AHEAD_BYTES: usize = 512 << 20;
 /// Bytes under way beyond which no more are taken.
 const MAX_MOVING_BYTES: u64 = 1 << 30;
 
@@ -30,6 +30,8 @@ pub(crate) struct Paging {
     stream: Stream,
     /// For each group.
     host: Vec<PinnedMemory>,
+    /// The bytes of each group that have been used.
+    used_bytes: Vec<usize>,
     landing: PinnedMemory,
     /// Oldest first, which is the order in which they end.
     moves: VecDeque<Move>,
@@ -70,6 +72,7 @@ impl Paging {
         let largest = groups.iter().map(|group| group.bytes as usize).max().unwrap_or(0);
         let paging = Self {
             stream: device.new_stream()?,
+            used_bytes: vec![0; groups.len()],
             host: host.collect::<Result<_>>()?,
             landing: PinnedMemory::reserve(LANDING_BYTES.max(largest))?,
             moves: VecDeque::new(),
@@ -126,7 +129,7 @@ impl Paging {
                 }
                 return false;
             }
-            self.host[group].ask_for(end + AHEAD_BYTES);
+            self.used_bytes[group] = end.max(self.used_bytes[group]);
         }
         true
     }
@@ -189,9 +192,16 @@ impl Paging {
         !self.moves.is_empty()
     }
 
-    /// Whether more should be taken now.
-    pub fn has_room(&self) -> bool {
-        self.moves.iter().map(|m| m.transfer.n_bytes).sum::<u64>() < MAX_MOVING_BYTES
+    /// Whether about `n_bytes` more should be taken now: not while much is under way, nor where
+    /// memory for them is still being pinned, for which passes would wait.
+    pub fn has_room(&self, n_bytes: u64) -> bool {
+        let is_pinned = |(memory, used): (&PinnedMemory, &usize)| {
+            let end = (used + n_bytes as usize).min(memory.n_bytes());
+            memory.ask_for(end + AHEAD_BYTES);
+            memory.n_pinned() >= end || memory.has_failed()
+        };
+        let moving_bytes = self.moves.iter().map(|m| m.transfer.n_bytes).sum::<u64>();
+        moving_bytes < MAX_MOVING_BYTES && self.host.iter().zip(&self.used_bytes).all(is_pinned)
     }
 
     /// Gives up what is under way, because the device has failed.

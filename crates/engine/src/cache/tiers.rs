@@ -141,9 +141,9 @@ impl Tiers {
         matches!(self, Self::Paged(paging) if paging.is_busy())
     }
 
-    /// Whether more should be taken down now.
-    pub fn has_room(&self) -> bool {
-        !matches!(self, Self::Paged(paging) if !paging.has_room())
+    /// Whether about `n_bytes` more should be taken down now.
+    pub fn has_room(&self, n_bytes: u64) -> bool {
+        !matches!(self, Self::Paged(paging) if !paging.has_room(n_bytes))
     }
 
     /// Gives up what is under way.
