@@ -90,6 +90,27 @@ def check_tools_in_a_stream():
     assert json.loads(message.tool_calls[0].function.arguments) == {"city": CITY}
 
 
+OTHER = {**WEATHER, "name": "look_outside"}
+
+
+def check_allowed_tools():
+    tools = [TOOL, {"type": "function", "function": OTHER}]
+
+    def called(mode, name, question=CITY_QUESTION):
+        allowed = [{"type": "function", "function": {"name": name}}]
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}}
+        message = ask([{"role": "user", "content": question}], tools=tools, max_tokens=200,
+                      tool_choice=choice, parallel_tool_calls=False).choices[0].message
+        return message.tool_calls[0].function.name if message.tool_calls else message.content
+    for name in (WEATHER["name"], OTHER["name"]):
+        assert called("required", name) == name
+    assert called("auto", WEATHER["name"]) == WEATHER["name"]
+    assert called("auto", OTHER["name"]) != WEATHER["name"]
+    assert WORD in called("auto", OTHER["name"], QUESTION)
+    unknown = fails(openai.BadRequestError, lambda: called("auto", "nobody"))
+    assert unknown.body["param"] == "tool_choice.allowed_tools.tools[0].function.name", unknown.body
+
+
 FLAT_TOOL = {"type": "function", **TOOL["function"], "strict": False}
 
 
@@ -134,6 +155,16 @@ def check_responses_tools():
     assert after.usage.input_tokens_details.cached_tokens >= first.usage.input_tokens, after
     kinds = [event.type for event in respond(input=CITY_QUESTION, stream=True, **fields)]
     assert "response.function_call_arguments.done" in kinds, kinds
+
+
+def check_responses_allowed_tools():
+    other = {"type": "function", **OTHER, "strict": False}
+    choice = {"type": "allowed_tools", "mode": "required",
+              "tools": [{"type": "function", "name": other["name"]}]}
+    response = respond(input=CITY_QUESTION, tools=[FLAT_TOOL, other], tool_choice=choice,
+                       max_output_tokens=200)
+    assert {item.name for item in response.output} == {other["name"]}, response
+    assert response.tool_choice.mode == "required" and len(response.tools) == 2, response
 
 
 def check_responses_form():

@@ -21,7 +21,7 @@ pub fn conversation(
 ) -> Result<(Conversation, Form), Failure> {
     let mut turns = Turns::default();
     turns.system(fields)?;
-    let Tools { list: tools, calls, has_one_call } = tools(fields, &mut turns)?;
+    let Tools { list: tools, calls, allowed, has_one_call } = tools(fields, &mut turns)?;
     let messages = fields.objects("messages")?;
     if messages.is_empty() {
         return Err(fields.invalid("messages", "must be a list of at least one message"));
@@ -42,7 +42,7 @@ pub fn conversation(
     context_management(fields)?;
     fields.only("speed", &[json!("standard")])?;
     let conversation = Conversation { messages, tools, kwargs, marks, ..Conversation::default() };
-    Ok((conversation, Form { said, calls, has_one_call, max_reasoning_tokens }))
+    Ok((conversation, Form { said, calls, allowed, has_one_call, max_reasoning_tokens }))
 }
 
 /// Without the field a model does not think, as the API has it. Gives the bound of thoughts.

@@ -1,5 +1,7 @@
 //! What an answer has to look like, and the grammar that makes it so.
 
+use std::sync::Arc;
+
 use protocol::{Grammar, MAX_GRAMMAR_BYTES, Reasoning, Rule, Tag};
 use text::{AnswerFormat, Json, Said, Wanted};
 
@@ -13,6 +15,8 @@ pub struct Form {
     pub said: Option<SaidForm>,
     /// Whether and how it calls tools.
     pub calls: Calls,
+    /// The only tools that it may call; any where this is empty.
+    pub allowed: Vec<String>,
     /// It calls once at most.
     pub has_one_call: bool,
     /// The reasoning ends after so many tokens.
@@ -55,6 +59,8 @@ pub struct Tools {
     pub list: Vec<Json>,
     /// How they are called.
     pub calls: Calls,
+    /// The only ones that may be called; any where this is empty.
+    pub allowed: Vec<String>,
     /// At most once in an answer.
     pub has_one_call: bool,
 }
@@ -65,7 +71,7 @@ impl Tools {
         let is_strict = tools.iter().any(|(_, is_strict)| *is_strict);
         let calls = if is_strict { Calls::Strict } else { Calls::Free };
         let list = tools.into_iter().map(|(tool, _)| tool).collect();
-        Self { list, calls, has_one_call: false }
+        Self { list, calls, ..Self::default() }
     }
 
     /// Whether there is a tool of this name.
@@ -82,6 +88,17 @@ impl SaidForm {
 }
 
 impl Form {
+    /// Whether an answer may call a tool of this name, as far as the request narrows that.
+    pub fn allows(&self, name: &str) -> bool {
+        self.allowed.is_empty() || self.allowed.iter().any(|allowed| allowed == name)
+    }
+
+    /// Those of the tools that the model is told of that it may call.
+    pub fn callable(&self, tools: &[Json]) -> Arc<[Json]> {
+        let name = |tool: &Json| tool["function"]["name"].as_str().unwrap_or_default().to_owned();
+        tools.iter().filter(|tool| self.allows(&name(tool))).cloned().collect()
+    }
+
     /// The field of the request that an answer's grammar comes from.
     fn field(&self) -> &str {
         match &self.said {
@@ -101,7 +118,8 @@ impl Form {
     }
 
     /// The grammar of answers to a prompt that ends in `tail`; none where anything may come.
-    /// Without `tools` it is the continuation of a text, and no conversation.
+    /// `tools` are those that may be called; without a list it is the continuation of a text, and
+    /// no conversation.
     ///
     /// # Errors
     /// A form, tool or bound is of no use with this model.

@@ -377,8 +377,9 @@ impl Generator {
         let form = Arc::new(request.form);
         reader::Reader::new(&text.prompter, None, &stops, &form)?;
         let permit = request.permit.map(Arc::new);
-        let prompts =
-            self.render(Arc::clone(&text), inputs, request.namespace, permit.clone()).await?;
+        let prompts = self
+            .render(Arc::clone(&text), inputs, &form, request.namespace, permit.clone())
+            .await?;
         let (sender, parts) = mpsc::channel(MAX_WAITING_PARTS);
         let seed = request.choices.seed.unwrap_or_else(crate::sampling::random_seed);
         let first = prompts.first().map(|(prompt, _)| prompt);
@@ -437,15 +438,17 @@ impl Generator {
         &self,
         text: Arc<TextSide>,
         inputs: Vec<Input>,
+        form: &Arc<Form>,
         namespace: u64,
         permit: Option<Arc<OwnedSemaphorePermit>>,
     ) -> Result<Vec<(Prompt, Option<Arc<[Json]>>)>, Failure> {
+        let form = Arc::clone(form);
         let render = move || {
             // Rendering goes on when the caller has left, and so does the place that it takes.
             let _permit = permit;
             let one = |input: Input| -> Result<_, Failure> {
                 let tools = match &input {
-                    Input::Chat(conversation) => Some(Arc::from(conversation.tools.as_slice())),
+                    Input::Chat(conversation) => Some(form.callable(&conversation.tools)),
                     Input::Text(_) | Input::Tokens(_) => None,
                 };
                 Ok((input.prompt(&text.prompter, namespace)?, tools))

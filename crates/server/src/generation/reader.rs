@@ -1,8 +1,9 @@
 //! From the ids of one answer to its parts: reasoning, text and calls, with stop strings applied to
 //! the text, and the number of calls bounded.
 //!
-//! Invariants: text of a stop string and after it never comes out; what is held back for one that
-//! does not come is flushed at the end; log probabilities come with the text that they belong to.
+//! Invariants: no call comes out of a tool that may not be called; text of a stop string and after
+//! it never comes out; what is held back for one that does not come is flushed at the end; log
+//! probabilities come with the text that they belong to.
 
 use text::{AnswerStream, StopMatcher};
 
@@ -14,9 +15,9 @@ use crate::prompter::Prompter;
 pub(super) struct Reader<'a> {
     prompter: &'a Prompter,
     stream: AnswerStream<'a>,
-    has_called: bool,
+    n_calls: usize,
     stops: StopMatcher,
-    has_one_call: bool,
+    form: &'a Form,
     /// Why nothing more comes of it.
     ended: Option<Reason>,
     /// Of tokens whose text has not come out.
@@ -37,22 +38,14 @@ impl<'a> Reader<'a> {
         prompter: &'a Prompter,
         chat: Option<&Chat>,
         stops: &[String],
-        form: &Form,
+        form: &'a Form,
     ) -> Result<Self, Failure> {
         let stops = self::stops(stops)?;
         let stream = match chat {
             Some(chat) => prompter.parser(&chat.tail, &chat.tools)?,
             None => prompter.plain_parser()?,
         };
-        Ok(Self {
-            prompter,
-            stream,
-            has_called: false,
-            stops,
-            has_one_call: form.has_one_call,
-            ended: None,
-            logprobs: Vec::new(),
-        })
+        Ok(Self { prompter, stream, n_calls: 0, stops, form, ended: None, logprobs: Vec::new() })
     }
 
     /// Takes the next token; `logprob` where they were asked for.
@@ -104,12 +97,20 @@ impl<'a> Reader<'a> {
 
     /// Whether a tool was called.
     pub fn has_called(&self) -> bool {
-        self.has_called
+        self.n_calls > 0
     }
 
     /// Whether the last token belonged to the reasoning.
     pub fn in_reasoning(&self) -> bool {
         self.stream.in_reasoning()
+    }
+
+    /// A call that is none: the text of one. A grammar keeps models from it, but parsers read
+    /// calls in more spellings than a grammar knows.
+    fn written(&self, call: &text::Call) -> String {
+        let arguments = serde_json::from_str(&call.arguments).unwrap_or_default();
+        let syntax = self.prompter.calls();
+        syntax.map(|syntax| syntax.render(&[(&call.name, &arguments)])).unwrap_or_default()
     }
 
     fn parts(&mut self, said: Vec<text::Part>) -> Vec<Part> {
@@ -123,11 +124,13 @@ impl<'a> Reader<'a> {
                     parts.push(Part::Reasoning(text));
                     continue;
                 }
-                text::Part::Call(text::Call { index, id, name, arguments }) => {
+                text::Part::Call(call) if !self.form.allows(&call.name) => self.written(&call),
+                text::Part::Call(text::Call { index: _, id, name, arguments }) => {
                     self.logprobs.clear();
-                    self.has_called = true;
+                    let index = self.n_calls;
+                    self.n_calls += 1;
                     let call = Part::Call(Call { index, id, name, arguments });
-                    if !self.has_one_call {
+                    if !self.form.has_one_call {
                         parts.push(call);
                         continue;
                     }
@@ -151,5 +154,47 @@ impl<'a> Reader<'a> {
             }
         }
         parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use hub::ModelFolder;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_is_not_allowed_is_text_and_others_are_counted_without_it() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+        let prompter = Prompter::load(&ModelFolder::open(&demo).unwrap()).unwrap();
+        let tools = ["f", "g"].map(|name| json!({"type": "function", "function": {"name": name}}));
+        let call = |name: &str| {
+            let arguments = json!({"a": 1}).as_object().unwrap().clone();
+            prompter.calls().unwrap().render(&[(name, &arguments)])
+        };
+        let answer = ["g", "f"].map(call).join("\n");
+        let read = |allowed: &[&str]| {
+            let allowed = allowed.iter().map(|name| (*name).to_owned()).collect();
+            let form = Form { allowed, ..Form::default() };
+            let chat = Chat { tail: String::new(), tools: Arc::from(tools.as_slice()) };
+            let mut reader = Reader::new(&prompter, Some(&chat), &[], &form).unwrap();
+            let tokens = prompter.raw(&answer).unwrap().tokens;
+            let mut parts: Vec<_> =
+                tokens.into_iter().flat_map(|token| reader.push(token, None, &[], false)).collect();
+            parts.extend(reader.finish());
+            let shown = |part: Part| match part {
+                Part::Text { text, .. } => text.trim().to_owned(),
+                Part::Call(call) => format!("{} {}", call.index, call.name),
+                part => panic!("{part:?}"),
+            };
+            (parts.into_iter().map(shown).collect::<Vec<_>>(), reader.has_called())
+        };
+        assert_eq!(read(&[]), (vec!["0 g".into(), "1 f".into()], true));
+        assert_eq!(read(&["f"]), (vec![call("g"), "0 f".into()], true));
+        assert_eq!(read(&["h"]), (vec![call("g"), call("f")], false));
     }
 }

@@ -81,13 +81,13 @@ fn request(
 /// What a template makes a prompt of, and how tools are called.
 pub fn conversation(fields: &mut Fields) -> Result<(Conversation, Form), Failure> {
     let messages = messages(fields)?;
-    let Tools { list: tools, calls, has_one_call } = tools(fields)?;
+    let Tools { list: tools, calls, allowed, has_one_call } = tools(fields)?;
     let mut kwargs = Map::new();
     options::effort(fields, "reasoning_effort", &mut kwargs)?;
     options::kwargs(fields, &mut kwargs)?;
     let conversation = Conversation { messages, tools, kwargs, ..Conversation::default() };
     let max_reasoning_tokens = fields.u32("thinking_budget", 0)?;
-    Ok((conversation, Form { said: None, calls, has_one_call, max_reasoning_tokens }))
+    Ok((conversation, Form { said: None, calls, allowed, has_one_call, max_reasoning_tokens }))
 }
 
 /// What all objects of one answer share.

@@ -47,9 +47,17 @@ fn requests() -> Value {
             "function": request(function()),
             "cache_control?": any(),
         })),
-        "ToolChoice": one_of([word(&["auto", "none", "required"]), request(json!({
+        "NamedTool": request(json!({
             "type": only("function"), "function": request(json!({"name": text()})),
-        }))]),
+        })),
+        "ToolChoice": one_of([
+            word(&["auto", "none", "required"]),
+            named("NamedTool"),
+            request(json!({
+                "type": only("allowed_tools"),
+                "allowed_tools": request(allowed(named("NamedTool"))),
+            })),
+        ]),
         "ResponseFormat": one_of([
             request(json!({"type": word(&["text", "json_object"])})),
             request(json!({"type": only("json_schema"), "json_schema": request(named_schema())})),
@@ -101,6 +109,11 @@ pub fn conversation() -> Value {
             "reasoning_effort?": effort(),
         }),
     ])
+}
+
+/// Tools that alone may be called.
+pub fn allowed(tool: Value) -> Value {
+    json!({"mode": word(&["auto", "required"]), "tools": list_of(tool, 1, None)})
 }
 
 /// Calls are chosen where there are tools.

@@ -111,14 +111,37 @@ pub fn tools(fields: &mut Fields) -> Result<Tools, Failure> {
     fields.refuse("function_call", "use tool_choice")?;
     let objects = fields.objects("tools")?;
     let tools = objects.into_iter().map(tool).collect::<Result<_, _>>()?;
-    chosen(fields, tools, named)
+    chosen(fields, tools, Place::Within)
 }
 
-/// Which of the tools may be called, and how; `named` reads the choice of one of them.
+/// Where an object says more than its type.
+#[derive(Debug, Clone, Copy)]
+pub enum Place {
+    /// In a field that has the type's name.
+    Within,
+    /// Beside the type.
+    Beside,
+}
+
+impl Place {
+    fn of(self, mut object: Fields, kind: &str) -> Result<Fields, Failure> {
+        match self {
+            Self::Beside => Ok(object),
+            Self::Within => {
+                let inner = object.object(kind)?;
+                let inner = inner.ok_or_else(|| object.invalid(kind, "is missing"))?;
+                object.end()?;
+                Ok(inner)
+            }
+        }
+    }
+}
+
+/// Which of the tools may be called, and how.
 pub fn chosen(
     fields: &mut Fields,
     tools: Vec<(Json, bool)>,
-    named: fn(Fields, &Tools) -> Result<String, Failure>,
+    place: Place,
 ) -> Result<Tools, Failure> {
     let mut tools = Tools::of(tools);
     tools.has_one_call = fields.bool("parallel_tool_calls")? == Some(false);
@@ -132,30 +155,59 @@ pub fn chosen(
         Some(Value::String(word)) if word == "required" => tools.calls = Calls::Any,
         Some(choice @ Value::Object(_)) => {
             let choice = Fields::of(fields.path("tool_choice"), choice)?;
-            tools.calls = Calls::Named(named(choice, &tools)?);
+            choose(&mut tools, choice, place)?;
         }
         Some(_) => {
-            let reason = "must be auto, none, required or a function";
+            let reason = "must be auto, none, required, a function or allowed_tools";
             return Err(fields.invalid("tool_choice", reason));
         }
     }
     Ok(tools)
 }
 
-/// The tool that has to be called.
-fn named(mut choice: Fields, tools: &Tools) -> Result<String, Failure> {
-    if choice.required_string("type")? != "function" {
-        return Err(choice.invalid("type", "must be function"));
+/// One tool that has to be called, or some that may be. The prompt has the others as well, so that
+/// it begins like those of requests with another choice.
+fn choose(tools: &mut Tools, mut choice: Fields, place: Place) -> Result<(), Failure> {
+    match choice.required_string("type")?.as_str() {
+        "function" => tools.calls = Calls::Named(name(place.of(choice, "function")?, tools)?),
+        "allowed_tools" => {
+            let mut choice = place.of(choice, "allowed_tools")?;
+            let mode = choice.word("mode", &["auto", "required"])?;
+            tools.calls = match mode.ok_or_else(|| choice.invalid("mode", "is missing"))? {
+                "required" => Calls::Any,
+                _ => Calls::Strict,
+            };
+            let allowed = choice.objects("tools")?;
+            if allowed.is_empty() {
+                return Err(choice.invalid("tools", "must be a list of at least one tool"));
+            }
+            let allowed = allowed.into_iter().map(|mut tool| {
+                function_alone(&mut tool)?;
+                name(place.of(tool, "function")?, tools)
+            });
+            tools.allowed = allowed.collect::<Result<_, _>>()?;
+            choice.end()?;
+        }
+        _ => return Err(choice.invalid("type", "must be function or allowed_tools")),
     }
-    let mut function =
-        choice.object("function")?.ok_or_else(|| choice.invalid("function", "is missing"))?;
+    Ok(())
+}
+
+/// The name of one of the tools.
+fn name(mut function: Fields, tools: &Tools) -> Result<String, Failure> {
     let name = function.required_string("name")?;
     if !tools.has(&name) {
         return Err(function.invalid("name", "is none of tools"));
     }
     function.end()?;
-    choice.end()?;
     Ok(name)
+}
+
+fn function_alone(tool: &mut Fields) -> Result<(), Failure> {
+    match tool.required_string("type")?.as_str() {
+        "function" => Ok(()),
+        _ => Err(tool.invalid("type", "must be function")),
+    }
 }
 
 /// What names of tools may be.
@@ -169,10 +221,7 @@ pub fn is_tool_name(name: &str) -> bool {
 
 /// A tool's definition, and whether calls of it are strict.
 pub fn tool(mut fields: Fields) -> Result<(Json, bool), Failure> {
-    let kind = fields.required_string("type")?;
-    if kind != "function" {
-        return Err(fields.invalid("type", "must be function"));
-    }
+    function_alone(&mut fields)?;
     let mut function =
         fields.object("function")?.ok_or_else(|| fields.invalid("function", "is missing"))?;
     let (object, is_strict) = self::function(&mut function)?;

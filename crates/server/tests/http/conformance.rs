@@ -161,6 +161,10 @@ fn every_field_of_chats_takes_effect_or_is_refused() {
     let strict = json!([{"type": "function", "function": {"name": "f", "strict": true}}]);
     let named = json!({"type": "function", "function": {"name": "f"}});
     let other = json!({"type": "function", "function": {"name": "g"}});
+    let allowed = |mode: &str, names: Value| {
+        let allowed = json!({"mode": mode, "tools": names});
+        json!({"tools": tools, "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}})
+    };
     let schema = json!({"name": "n", "strict": true, "description": "d",
                         "schema": {"type": "object"}});
     let formed =
@@ -220,6 +224,30 @@ fn every_field_of_chats_takes_effect_or_is_refused() {
         (json!({"tools": tools, "tool_choice": other}), Refused("tool_choice.function.name")),
         (json!({"tools": tools, "tool_choice": {"type": "x"}}), Refused("tool_choice.type")),
         (json!({"tools": tools, "tool_choice": "most"}), Refused("tool_choice")),
+        (allowed("auto", json!([named])), Taken),
+        (allowed("required", json!([named, named])), Taken),
+        (allowed("none", json!([named])), Refused("tool_choice.allowed_tools.mode")),
+        (allowed("auto", json!([])), Refused("tool_choice.allowed_tools.tools")),
+        (
+            allowed("auto", json!([named, other])),
+            Refused("tool_choice.allowed_tools.tools[1].function.name"),
+        ),
+        (
+            allowed("auto", json!([{"type": "mcp"}])),
+            Refused("tool_choice.allowed_tools.tools[0].type"),
+        ),
+        (
+            allowed("auto", json!([{"type": "function", "name": "f"}])),
+            Refused("tool_choice.allowed_tools.tools[0].function"),
+        ),
+        (
+            json!({"tools": tools, "tool_choice": {"type": "allowed_tools", "mode": "auto"}}),
+            Refused("tool_choice.allowed_tools"),
+        ),
+        (
+            json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}}),
+            Refused("tool_choice"),
+        ),
         (json!({"tool_choice": "required"}), Refused("tool_choice")),
         (json!({"tools": tools, "parallel_tool_calls": true}), Taken),
         (json!({"tools": tools, "parallel_tool_calls": false}), Taken),

@@ -138,6 +138,54 @@ fn tools_that_must_be_called_are_and_strict_arguments_fit() {
 }
 
 #[test]
+fn only_the_tools_that_are_allowed_are_called_and_the_prompt_is_the_same() {
+    let served = Setup { keys: KEYS, ..Setup::of(real_runner()) }.serve();
+    let schema = json!({"type": "object", "required": ["city"], "properties": {
+        "city": {"type": "string", "description": "The city"}}});
+    let tool = |name: &str| {
+        let what = "Get the weather in a city";
+        let function = json!({"name": name, "description": what, "parameters": schema});
+        json!({"type": "function", "function": function})
+    };
+    // The bundled model asks for the weather; another tool fits as well.
+    let names = ["get_weather", "look_outside"];
+    let question = json!([{"role": "user", "content": "What is the weather in Paris?"}]);
+    let ask = |choice: Value, more: Value| {
+        let mut fields = json!({"messages": question, "tools": names.map(tool), "max_tokens": 200,
+                                "parallel_tool_calls": false, "tool_choice": choice});
+        set(&mut fields, &more);
+        ask(&served, ALICE, fields)
+    };
+    let called = |answer: &Value| {
+        let calls = answer["choices"][0]["message"]["tool_calls"].as_array();
+        calls.map(|calls| calls[0]["function"]["name"].as_str().unwrap().to_owned())
+    };
+    let free = ask(json!("auto"), json!({}));
+    assert_eq!(called(&free).as_deref(), Some(names[0]), "{free}");
+    let allowed = |mode: &str, name: &str| {
+        let one = json!({"type": "function", "function": {"name": name}});
+        let allowed = json!({"mode": mode, "tools": [one]});
+        json!({"type": "allowed_tools", "allowed_tools": allowed})
+    };
+    for name in names {
+        let answer = ask(allowed("required", name), json!({}));
+        assert_eq!(called(&answer).as_deref(), Some(name), "{answer}");
+        assert_eq!(answer["usage"]["prompt_tokens"], free["usage"]["prompt_tokens"]);
+        assert!(cached(&answer) > 0, "{answer}");
+        for seed in 0..3 {
+            let drawn = json!({"temperature": 1.2, "seed": seed});
+            let answer = ask(allowed("auto", name), drawn);
+            assert!(called(&answer).is_none_or(|called| called == name), "{answer}");
+        }
+    }
+    let same = ask(allowed("auto", names[0]), json!({}));
+    assert_eq!(called(&same).as_deref(), Some(names[0]), "{same}");
+    let text = json!({"messages": [{"role": "user", "content": "What is Offshoot?"}]});
+    let said = ask(allowed("auto", names[1]), text);
+    assert!(called(&said).is_none() && self::text(&said).contains("Offshoot"), "{said}");
+}
+
+#[test]
 fn other_dialects_force_the_same_and_thinking_comes_first() {
     let served = Setup::of(real_runner()).serve();
     let hi = json!([{"role": "user", "content": "hi"}]);

@@ -112,6 +112,9 @@ fn every_field_of_thinking_forms_and_tools_takes_effect_or_is_refused() {
     };
     let plain = json!({"type": "function", "name": "f"});
     let chosen = |choice: Value| json!({"tools": [plain], "tool_choice": choice});
+    let allowed = |mode: &str, tools: Value| {
+        chosen(json!({"type": "allowed_tools", "mode": mode, "tools": tools}))
+    };
     let formed = |more: Value| {
         let mut format = json!({"type": "json_schema", "name": "n"});
         set(&mut format, &more);
@@ -169,7 +172,22 @@ fn every_field_of_thinking_forms_and_tools_takes_effect_or_is_refused() {
         (chosen(json!({"type": "function", "name": "f"})), Taken),
         (chosen(json!({"type": "function", "name": "g"})), Refused("tool_choice.name")),
         (chosen(json!({"type": "function"})), Refused("tool_choice.name")),
-        (chosen(json!({"type": "allowed_tools", "mode": "auto"})), Refused("tool_choice.type")),
+        (chosen(json!({"type": "x"})), Refused("tool_choice.type")),
+        (allowed("auto", json!([plain])), Taken),
+        (allowed("required", json!([plain])), Taken),
+        (allowed("most", json!([plain])), Refused("tool_choice.mode")),
+        (allowed("auto", json!([])), Refused("tool_choice.tools")),
+        (
+            allowed("auto", json!([plain, {"type": "function", "name": "g"}])),
+            Refused("tool_choice.tools[1].name"),
+        ),
+        (allowed("auto", json!([{"type": "mcp"}])), Refused("tool_choice.tools[0].type")),
+        (
+            allowed("auto", json!([{"type": "function", "function": {"name": "f"}}])),
+            Refused("tool_choice.tools[0].name"),
+        ),
+        (chosen(json!({"type": "allowed_tools"})), Refused("tool_choice.mode")),
+        (chosen(json!({"type": "allowed_tools", "mode": "auto"})), Refused("tool_choice.tools")),
         (json!({"tool_choice": "required"}), Refused("tool_choice")),
         (json!({"parallel_tool_calls": true}), Taken),
         (

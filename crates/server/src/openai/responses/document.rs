@@ -27,9 +27,14 @@ fn requests() -> Value {
             "type": only("function"), "async?": only(false), "defer_loading?": only(false),
             "allowed_callers?": only(json!(["direct"])),
         })])),
+        "NamedFunction": request(json!({"type": only("function"), "name": text()})),
         "ResponseToolChoice": one_of([
             word(&["auto", "none", "required"]),
-            request(json!({"type": only("function"), "name": text()})),
+            named("NamedFunction"),
+            request(all([
+                json!({"type": only("allowed_tools")}),
+                openai::allowed(named("NamedFunction")),
+            ])),
         ]),
         "TextFormat": one_of([
             request(json!({"type": word(&["text", "json_object"])})),

@@ -13,7 +13,8 @@ use crate::generation::{Form, Input, Request, SaidForm, Tools};
 use crate::http::App;
 use crate::http::fields::Fields;
 use crate::http::keys::Caller;
-use crate::openai::{form, messages, options};
+use crate::openai::messages::{self, Place};
+use crate::openai::{form, options};
 use crate::prompter::Conversation;
 
 /// As OpenAI allows.
@@ -80,7 +81,7 @@ pub fn asked(fields: &mut Fields, app: &App, caller: &Caller) -> Result<Asked, F
     let mut kwargs = Map::new();
     reasoning(fields, &mut kwargs, &mut settings)?;
     options::kwargs(fields, &mut kwargs)?;
-    let Tools { list: tools, calls, has_one_call } = tools(fields, &mut settings)?;
+    let Tools { list: tools, calls, allowed, has_one_call } = tools(fields, &mut settings)?;
     let messages = conversation(instructions, history, &added);
     let conversation = Conversation { messages, tools, kwargs, ..Conversation::default() };
     let mut request = Request::new(model, Input::Chat(Box::new(conversation)));
@@ -89,7 +90,7 @@ pub fn asked(fields: &mut Fields, app: &App, caller: &Caller) -> Result<Asked, F
     request.top_logprobs = logprobs(fields, &mut settings)?;
     let said = text(fields, &mut settings)?;
     let max_reasoning_tokens = fields.u32("thinking_budget", 0)?;
-    request.form = Form { said, calls, has_one_call, max_reasoning_tokens };
+    request.form = Form { said, calls, allowed, has_one_call, max_reasoning_tokens };
     echoed(fields, &mut settings)?;
     refused(fields)?;
     options::sampled(&mut request, fields, caller)?;
@@ -199,20 +200,7 @@ fn tools(fields: &mut Fields, settings: &mut Settings) -> Result<Tools, Failure>
         tools.push((json!({"type": "function", "function": function}), is_strict));
     }
     settings.set("tools", shown);
-    messages::chosen(fields, tools, named)
-}
-
-/// The tool that has to be called.
-fn named(mut choice: Fields, tools: &Tools) -> Result<String, Failure> {
-    if choice.required_string("type")? != "function" {
-        return Err(choice.invalid("type", "must be function"));
-    }
-    let name = choice.required_string("name")?;
-    if !tools.has(&name) {
-        return Err(choice.invalid("name", "is none of tools"));
-    }
-    choice.end()?;
-    Ok(name)
+    messages::chosen(fields, tools, Place::Beside)
 }
 
 fn logprobs(fields: &mut Fields, settings: &mut Settings) -> Result<Option<u32>, Failure> {
