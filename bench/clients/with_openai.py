@@ -66,8 +66,22 @@ def check_several_answers():
 
 
 def check_logprobs():
-    content = chat(logprobs=True, top_logprobs=3).choices[0].logprobs.content
+    choice = chat(logprobs=True, top_logprobs=3).choices[0]
+    content = choice.logprobs.content
     assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
+    said = b"".join(bytes(token.bytes) for token in content)
+    assert said.decode() == choice.message.content, choice
+    assert all(top.bytes is not None for token in content for top in token.top_logprobs)
+
+
+def check_logprobs_of_parts_of_characters():
+    crab = "\N{CRAB}"
+    answer = CLIENT.chat.completions.create(
+        model=MODEL, messages=MESSAGES, temperature=0, logprobs=True,
+        extra_body={"structured_outputs": {"choice": [crab]}}).choices[0]
+    parts = [bytes(token.bytes) for token in answer.logprobs.content]
+    assert len(parts) > 1 and b"".join(parts) == crab.encode(), answer
+    assert answer.logprobs.content[0].token == "\N{REPLACEMENT CHARACTER}", answer
 
 
 def check_tools():
@@ -165,6 +179,13 @@ def check_responses_allowed_tools():
                        max_output_tokens=200)
     assert {item.name for item in response.output} == {other["name"]}, response
     assert response.tool_choice.mode == "required" and len(response.tools) == 2, response
+
+
+def check_responses_logprobs():
+    response = respond(include=["message.output_text.logprobs"], top_logprobs=2)
+    tokens = response.output[-1].content[0].logprobs
+    assert all(len(token.top_logprobs) == 2 for token in tokens), response
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == response.output_text
 
 
 def check_responses_form():

@@ -2,8 +2,9 @@
 //!
 //! Invariants: 1. the pieces, joined, are the decode of all ids at once; 2. no piece ends inside
 //! a character, and U+FFFD comes out only where later tokens cannot repair it; 3. work is linear
-//! in the text. Byte-fallback tokens are held until their run ends, because the decode of a run
-//! depends on all of it; byte-level ones only until their character is complete.
+//! in the text; 4. the bytes of all ids, joined, are the text if they are UTF-8. Byte-fallback
+//! tokens are held until their run ends, because the decode of a run depends on all of it;
+//! byte-level ones only until their character is complete.
 
 use tokenizers::Tokenizer as Inner;
 
@@ -65,35 +66,39 @@ impl<'a> Detokenizer<'a> {
         }
         let is_first = self.n_tokens == 0;
         self.n_tokens += 1;
-        if self.plan.byte_level {
-            extend_byte_level(&token, &mut self.pending);
-            return self.complete_characters();
-        }
-        let mut token = token;
-        for (pattern, content) in &self.plan.replaces {
-            token = token.replace(pattern, content);
-        }
-        if self.plan.byte_fallback
-            && let Some(byte) = fallback_byte(&token)
-        {
-            self.pending.push(byte);
-            return String::new();
-        }
-        let mut text = self.end_of_run();
-        if !is_first {
-            text.push_str(self.plan.separator);
-        }
-        match self.plan.metaspace {
-            None => text.push_str(&token),
-            Some((space, drops_first)) => {
-                text.extend(token.chars().filter_map(|c| match c == space {
-                    true if is_first && drops_first => None,
-                    true => Some(' '),
-                    false => Some(c),
-                }))
+        match self.plan.spelled(token, is_first) {
+            Spelled::Bytes(bytes) => {
+                self.pending.extend(bytes);
+                if self.plan.byte_level { self.complete_characters() } else { String::new() }
+            }
+            Spelled::Text(text) => {
+                let text = self.end_of_run() + &text;
+                self.stripped(text)
             }
         }
-        self.stripped(text)
+    }
+
+    /// The bytes that `id` would add to the text if it came next, be they whole characters or not.
+    /// Those of a special token that is left out spell its name; an unknown id has none.
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
+        let vocabulary = self.inner.get_added_vocabulary();
+        let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
+        if !self.with_special_tokens && vocabulary.is_special_token(&token) {
+            return token.into_bytes();
+        }
+        let mut bytes = match self.plan.spelled(token, self.n_tokens == 0) {
+            Spelled::Bytes(bytes) => bytes,
+            Spelled::Text(text) => text.into_bytes(),
+        };
+        let Some((space, _)) = self.plan.strip_start else { return bytes };
+        let is_space = |byte: &&u8| char::from(**byte) == space;
+        let n_before = self.pending.iter().take_while(is_space).count();
+        let n_to_strip = match n_before == self.pending.len() {
+            true => self.n_to_strip.saturating_sub(n_before),
+            false => 0,
+        };
+        let n_stripped = bytes.iter().take(n_to_strip).take_while(is_space).count();
+        bytes.split_off(n_stripped)
     }
 
     /// The sequence ends: bytes that never became a character come out as U+FFFD.
@@ -147,7 +152,40 @@ impl<'a> Detokenizer<'a> {
     }
 }
 
+/// What a token is in the text.
+enum Spelled {
+    /// Parts of characters, or whole ones.
+    Bytes(Vec<u8>),
+    Text(String),
+}
+
 impl Plan {
+    fn spelled(&self, mut token: String, is_first: bool) -> Spelled {
+        if self.byte_level {
+            return Spelled::Bytes(byte_level(token));
+        }
+        for (pattern, content) in &self.replaces {
+            token = token.replace(pattern, content);
+        }
+        if self.byte_fallback
+            && let Some(byte) = fallback_byte(&token)
+        {
+            return Spelled::Bytes(vec![byte]);
+        }
+        let mut text = if is_first { String::new() } else { self.separator.to_owned() };
+        match self.metaspace {
+            None => text.push_str(&token),
+            Some((space, drops_first)) => {
+                text.extend(token.chars().filter_map(|c| match c == space {
+                    true if is_first && drops_first => None,
+                    true => Some(' '),
+                    false => Some(c),
+                }));
+            }
+        }
+        Spelled::Text(text)
+    }
+
     fn new(decoder: &Json) -> Result<Plan> {
         let mut plan = Plan::default();
         if decoder.is_null() {
@@ -212,19 +250,10 @@ fn fallback_byte(token: &str) -> Option<u8> {
     (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok())?
 }
 
-/// Appends the bytes that `token` spells; a token outside the alphabet is its own text.
-fn extend_byte_level(token: &str, bytes: &mut Vec<u8>) {
-    let n_before = bytes.len();
-    for c in token.chars() {
-        match byte_of(c) {
-            Some(byte) => bytes.push(byte),
-            None => {
-                bytes.truncate(n_before);
-                bytes.extend_from_slice(token.as_bytes());
-                return;
-            }
-        }
-    }
+/// The bytes that `token` spells; a token outside the alphabet is its own text.
+fn byte_level(token: String) -> Vec<u8> {
+    let bytes: Option<Vec<_>> = token.chars().map(byte_of).collect();
+    bytes.unwrap_or_else(|| token.into_bytes())
 }
 
 /// The byte-level alphabet: printable Latin-1 spells itself, the 68 other bytes are spelled by

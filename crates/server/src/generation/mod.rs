@@ -10,6 +10,7 @@ mod drive;
 mod form;
 mod reader;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,12 +142,19 @@ impl Request {
 pub struct TokenLogprob {
     /// Its id.
     pub token: u32,
-    /// Its text; U+FFFD where it is a part of a character.
-    pub text: String,
+    /// What it adds to the text, be it whole characters or not.
+    pub bytes: Vec<u8>,
     /// Natural log probability.
     pub logprob: f32,
     /// The most likely tokens, best first.
     pub top: Vec<TokenLogprob>,
+}
+
+impl TokenLogprob {
+    /// Its text; U+FFFD where it is a part of a character.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
 }
 
 /// A call of a tool.

@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
         if let Some(logprob) = logprob {
             let described = |token, logprob| TokenLogprob {
                 token,
-                text: self.prompter.piece(token),
+                bytes: self.stream.bytes(token),
                 logprob,
                 top: Vec::new(),
             };

@@ -128,8 +128,8 @@ fn call(call: &Call) -> Value {
 
 fn logprob(logprob: &TokenLogprob) -> Value {
     let one = |logprob: &TokenLogprob| {
-        let bytes = logprob.text.as_bytes();
-        json!({"token": logprob.text, "logprob": logprob.logprob, "bytes": bytes})
+        let TokenLogprob { bytes, logprob: value, .. } = logprob;
+        json!({"token": logprob.text(), "logprob": value, "bytes": bytes})
     };
     let mut object = one(logprob);
     if !logprob.top.is_empty() {

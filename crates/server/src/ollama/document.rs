@@ -8,7 +8,7 @@ use crate::document::schema::{
     open, pattern, request, text, where_one, word,
 };
 use crate::models::MAX_KEEP_ALIVE_S;
-use crate::openai::{cache_salt, logprob, needs_logprobs, seed, stops, u32_from};
+use crate::openai::{bytes, cache_salt, logprob, needs_logprobs, seed, stops, u32_from};
 use crate::sampling;
 
 /// Schemas by their names.
@@ -103,7 +103,7 @@ fn answers() -> Value {
         "role": only("assistant"), "content": text(), "thinking?": text(),
         "tool_calls?": list(call),
     }))});
-    let one = json!({"token": text(), "logprob": logprob(), "bytes": list(count())});
+    let one = json!({"token": text(), "logprob": logprob(), "bytes": bytes()});
     let more = json!({"top_logprobs?": list(answer(one.clone()))});
     json!({
         "OllamaError": answer(json!({"error": text()})),

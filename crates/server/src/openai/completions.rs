@@ -132,14 +132,14 @@ fn logprobs(logprobs: &[TokenLogprob], offset: &mut usize) -> Value {
     let mut offsets = Vec::with_capacity(logprobs.len());
     for logprob in logprobs {
         offsets.push(*offset);
-        *offset += logprob.text.chars().count();
+        *offset += logprob.text().chars().count();
     }
     let top = |logprob: &TokenLogprob| -> Value {
-        let pairs = logprob.top.iter().map(|top| (top.text.clone(), json!(top.logprob)));
+        let pairs = logprob.top.iter().map(|top| (top.text().into_owned(), json!(top.logprob)));
         Value::Object(pairs.collect())
     };
     json!({
-        "tokens": logprobs.iter().map(|logprob| &logprob.text).collect::<Vec<_>>(),
+        "tokens": logprobs.iter().map(TokenLogprob::text).collect::<Vec<_>>(),
         "token_logprobs": logprobs.iter().map(|logprob| logprob.logprob).collect::<Vec<_>>(),
         "top_logprobs": logprobs.iter().map(top).collect::<Vec<_>>(),
         "text_offset": offsets,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::document::schema::{
-    all, amount, answer, count, list, named, nullable, one_of, only, text, word,
+    all, amount, answer, count, integer, list, named, nullable, one_of, only, text, word,
 };
 
 /// Schemas by their names.
@@ -154,10 +154,15 @@ fn logprobs() -> Value {
     answer(json!({"content": token_logprobs(), "refusal": {"type": "null"}}))
 }
 
+/// Bytes as numbers.
+pub fn bytes() -> Value {
+    list(integer(0, u8::MAX.into()))
+}
+
 /// Tokens and how likely they and others were.
 pub fn token_logprobs() -> Value {
     let one = json!({
-        "token": text(), "logprob": logprob(), "bytes": nullable(list(count())),
+        "token": text(), "logprob": logprob(), "bytes": bytes(),
     });
     let more = json!({"top_logprobs": list(answer(one.clone()))});
     list(answer(all([one, more])))

@@ -28,7 +28,7 @@ pub(crate) use document::{
     cache_salt, choosing_of_tools, conversation, needs_logprobs, prompt, seed, stops, tool_name,
     u32_from,
 };
-pub(crate) use document_answers::{logprob, miss, tier};
+pub(crate) use document_answers::{bytes, logprob, miss, tier};
 pub(crate) use form::schema;
 pub(crate) use messages::{TOOL_NAMES, is_tool_name, tool};
 pub(crate) use options::{WITHOUT_EFFECT_ON_PROMPTS, model};

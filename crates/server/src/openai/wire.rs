@@ -65,9 +65,9 @@ pub fn logprobs(logprobs: &[TokenLogprob]) -> Value {
 pub fn token_logprobs(logprobs: &[TokenLogprob]) -> Vec<Value> {
     let one = |logprob: &TokenLogprob| {
         json!({
-            "token": logprob.text,
+            "token": logprob.text(),
             "logprob": logprob.logprob,
-            "bytes": bytes(&logprob.text),
+            "bytes": logprob.bytes,
         })
     };
     logprobs
@@ -78,11 +78,6 @@ pub fn token_logprobs(logprobs: &[TokenLogprob]) -> Vec<Value> {
             object
         })
         .collect()
-}
-
-/// None where the token is a part of a character.
-fn bytes(text: &str) -> Option<&[u8]> {
-    (!text.contains(char::REPLACEMENT_CHARACTER)).then_some(text.as_bytes())
 }
 
 /// A call of a tool.

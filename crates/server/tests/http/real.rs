@@ -108,6 +108,21 @@ fn answers_have_the_form_that_was_asked_for() {
 }
 
 #[test]
+fn tokens_that_are_parts_of_a_character_have_their_bytes() {
+    let served = Setup { keys: KEYS, ..Setup::of(real_runner()) }.serve();
+    let form = json!({"choice": ["\u{1f980}"]});
+    let fields = json!({"structured_outputs": form, "logprobs": true, "top_logprobs": 2});
+    let answer = ask(&served, ALICE, fields);
+    assert_eq!(text(&answer), "\u{1f980}", "{answer}");
+    let tokens = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert!(tokens.len() > 1 && tokens[0]["token"] == "\u{fffd}", "{answer}");
+    let bytes = tokens.iter().flat_map(|token| token["bytes"].as_array().unwrap().clone());
+    assert_eq!(Value::from_iter(bytes), json!("\u{1f980}".as_bytes()));
+    let top = tokens.iter().flat_map(|token| token["top_logprobs"].as_array().unwrap());
+    assert!(top.into_iter().all(|top| top["bytes"].is_array()), "{answer}");
+}
+
+#[test]
 fn tools_that_must_be_called_are_and_strict_arguments_fit() {
     let served = Setup { keys: KEYS, ..Setup::of(real_runner()) }.serve();
     let tool = |name: &str, is_strict: bool| {

@@ -39,6 +39,11 @@ impl<'a> AnswerStream<'a> {
         self.parser.push(&self.detokenizer.push(id))
     }
 
+    /// The bytes that `id` would add to the text if it came next: see [`Detokenizer::bytes`].
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
+        self.detokenizer.bytes(id)
+    }
+
     /// The answer has ended, or was cut off: what was held back.
     pub fn finish(&mut self) -> Vec<Part> {
         let mut parts = self.parser.push(&self.detokenizer.finish());

@@ -15,13 +15,19 @@ fn streamed_pieces_joined_are_the_whole_decode() {
         let ids = prop::collection::vec(prop_oneof![0..n_ids, 0..n_ids.min(262)], 0..40);
         let check = |(ids, with_special): (Vec<u32>, bool)| {
             let mut stream = tokenizer.detokenizer(with_special).unwrap();
-            let mut text = String::new();
+            let (mut text, mut bytes) = (String::new(), Vec::new());
             for (at, &id) in ids.iter().enumerate() {
+                if with_special || !tokenizer.is_special(id) {
+                    bytes.extend(stream.bytes(id));
+                }
                 text += &stream.push(id);
                 let so_far = tokenizer.decode(&ids[..=at], with_special).unwrap();
                 prop_assert!(text.len() <= so_far.len() + 2, "{name}: nothing is made up");
             }
             text += &stream.finish();
+            if let Ok(read) = String::from_utf8(bytes) {
+                prop_assert_eq!(&read, &text, "{}", name);
+            }
             prop_assert_eq!(text, tokenizer.decode(&ids, with_special).unwrap(), "{}", name);
             Ok(())
         };
@@ -38,11 +44,18 @@ fn text_streams_without_half_characters_or_repairable_replacements() {
         }
         let ids = tokenizer.encode_text(text).unwrap();
         let mut stream = tokenizer.detokenizer(false).unwrap();
-        let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+        let (mut pieces, mut bytes) = (Vec::new(), Vec::new());
+        for id in ids {
+            bytes.push(stream.bytes(id));
+            pieces.push(stream.push(id));
+        }
         pieces.push(stream.finish());
         assert!(pieces.iter().all(|piece| !piece.contains('\u{FFFD}')), "{name}: {pieces:?}");
         assert!(pieces.iter().filter(|piece| !piece.is_empty()).count() > 5, "{name}");
         assert_eq!(pieces.concat(), text, "{name}");
+        let is_part = |bytes: &Vec<u8>| std::str::from_utf8(bytes).is_err();
+        assert!(bytes.iter().any(is_part), "{name}: {bytes:?}");
+        assert_eq!(bytes.concat(), text.as_bytes(), "{name}");
     }
 }
 
