@@ -190,7 +190,11 @@ impl Route {
 
 fn headers(kind: Option<Kind>) -> Value {
     let header = |schema: Value| json!({"required": true, "schema": schema});
-    let mut headers = json!({"X-Request-Id": header(schema::text())});
+    let mut headers = json!({
+        "X-Request-Id": header(schema::text()),
+        // Where the request has a traceparent.
+        "traceresponse": {"schema": schema::pattern("^00-[0-9a-f]{32}-[0-9a-f]{16}-00$")},
+    });
     match kind {
         Some(Kind::Unauthorized) => {
             headers["WWW-Authenticate"] = header(schema::text());

@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::discard;
 use super::keys::Caller;
+use super::trace::{self, Trace};
 use super::{App, OPEN, new_id};
 use crate::dialect;
 use crate::failure::{Failure, Kind};
@@ -44,6 +45,7 @@ impl IntoResponse for Failure {
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     let id = request_id(request.headers());
+    let trace = Trace::of(request.headers());
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
@@ -92,11 +94,16 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
+    if let Some(value) = trace.as_ref().and_then(Trace::response) {
+        headers.insert(trace::RESPONSE, value);
+    }
     let status = response.status().as_u16();
     app.generator.metrics.answered(&route, status);
     if app.logs_requests && !OPEN.contains(&path.as_str()) {
         let ms = start.elapsed().as_millis();
-        eprintln!("{method} {route} {status} {ms} ms, key {name}, request {id}");
+        let trace = trace.map(|trace| format!(", trace {} {}", trace.id, trace.span));
+        let trace = trace.unwrap_or_default();
+        eprintln!("{method} {route} {status} {ms} ms, key {name}, request {id}{trace}");
     }
     response
 }
@@ -111,7 +118,8 @@ fn preflight() -> Response {
     let headers = response.headers_mut();
     let methods = HeaderValue::from_static("GET, POST, DELETE");
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
-    let names = "authorization, content-type, x-api-key, x-request-id, anthropic-version";
+    let names = "authorization, content-type, x-api-key, x-request-id, anthropic-version, \
+                 traceparent, tracestate";
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
     response
 }

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod name;
 pub mod origin;
 pub mod stream;
+mod trace;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -152,3 +152,23 @@ fn what_is_answered_is_counted_under_our_names_and_vllms() {
     assert_eq!(served.metric("vllm:generation_tokens_total{model_name=\"tiny\"}"), 6.0);
     assert_eq!(served.metric("vllm:num_requests_running{model_name=\"tiny\"}"), 0.0);
 }
+
+#[test]
+fn a_request_is_a_part_of_the_trace_that_its_caller_names() {
+    let served = Setup::from(Script::default()).serve();
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let response = |parent: &str| {
+        let reply = served.send("GET", "/v1/models", &[("traceparent", parent)], "").unwrap();
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.header("traceresponse").map(str::to_owned)
+    };
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    let [first, second] = [(); 2].map(|()| response(&parent).unwrap());
+    let start = format!("00-{trace}-");
+    assert!(first.starts_with(&start) && second.starts_with(&start) && first != second, "{first}");
+    for bad in ["", "00", &parent.to_uppercase(), &format!("{parent}-x")] {
+        assert_eq!(response(bad), None, "{bad}");
+    }
+    let refused = served.send("GET", "/nowhere", &[("traceparent", parent.as_str())], "").unwrap();
+    assert!(refused.status == 404 && refused.header("traceresponse").is_some(), "{refused:?}");
+}
