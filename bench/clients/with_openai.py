@@ -217,6 +217,26 @@ def check_responses_chain():
     fails(openai.NotFoundError, lambda: CLIENT.responses.retrieve(by_hand.id))
 
 
+def check_responses_input_items():
+    first = respond()
+    after = respond(previous_response_id=first.id)
+    items = list(CLIENT.responses.input_items.list(after.id, limit=1, order="asc"))
+    assert [item.id for item in items[1:-1]] == [item.id for item in first.output], items
+    assert items[0].content[0].text == items[-1].content[0].text == QUESTION, items
+    newest = CLIENT.responses.input_items.list(after.id).data
+    assert [item.id for item in newest] == [item.id for item in reversed(items)]
+    error = fails(openai.BadRequestError, lambda: CLIENT.responses.cancel(after.id))
+    assert "background" in error.message, error.body
+    fails(openai.NotFoundError, lambda: CLIENT.responses.input_items.list("resp_0"))
+
+
+def check_responses_input_tokens():
+    fields = {"model": MODEL, "input": QUESTION, "instructions": "Be brief.", "tools": [FLAT_TOOL]}
+    counted = CLIENT.responses.input_tokens.count(**fields)
+    made = CLIENT.responses.create(**fields, max_output_tokens=1)
+    assert counted.input_tokens == made.usage.input_tokens > 0, counted
+
+
 def check_completions():
     answer = CLIENT.completions.create(model=MODEL, prompt="Offshoot is", max_tokens=8)
     assert answer.choices[0].text

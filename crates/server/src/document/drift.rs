@@ -115,7 +115,7 @@ fn complete(path: &str, value: &mut Value) {
         "/v1/messages" | "/v1/messages/count_tokens" => {
             ("messages", json!({"role": "assistant", "content": [tool_use]}))
         }
-        "/v1/responses" => {
+        "/v1/responses" | "/v1/responses/input_tokens" => {
             let call = json!({"type": "function_call", "call_id": "", "name": "", "arguments": ""});
             ("input", call)
         }
@@ -191,9 +191,18 @@ fn the_document_is_whole_and_its_operations_have_names_of_their_own() {
             let named = named.filter(|parameter| parameter["in"] == "path").count();
             assert_eq!(named, path.matches('{').count(), "{method} {path}");
         }
+        for (path, _, operation) in operations(&document) {
+            for link in operation["responses"]["200"]["links"].as_object().into_iter().flatten() {
+                let to = link.1["operationId"].as_str().unwrap();
+                assert!(ids.contains(to), "{path} leads to {to}, which is not there");
+            }
+        }
         let mut used = BTreeSet::new();
         check_references(&document, &document, &mut used);
         let schemas = document["components"]["schemas"].as_object().unwrap();
+        let of_dialects = dialect::ALL.iter().map(|dialect| (dialect.schemas)());
+        let n_schemas = of_dialects.map(|of| of.as_object().unwrap().len()).sum::<usize>();
+        assert_eq!(schemas.len(), n_schemas, "two schemas have one name");
         let unused: Vec<_> = schemas.keys().filter(|name| !used.contains(*name)).collect();
         assert!(unused.is_empty(), "nothing refers to {unused:?}");
     }

@@ -29,6 +29,8 @@ pub struct Route {
     body: Option<Value>,
     /// Forms of good answers, by their types.
     answers: Vec<(&'static str, Value)>,
+    /// Operations that take the id of an answer in their path.
+    links: Vec<&'static str>,
     fails: Vec<Kind>,
 }
 
@@ -56,8 +58,8 @@ impl Route {
         summary: &'static str,
     ) -> Self {
         let fails = vec![Kind::Forbidden, Kind::Ours];
-        let (parameters, answers) = (Vec::new(), Vec::new());
-        Self { path, handler, method, summary, parameters, body: None, answers, fails }
+        let (parameters, answers, links) = (Vec::new(), Vec::new(), Vec::new());
+        Self { path, handler, method, summary, parameters, body: None, answers, links, fails }
     }
 
     /// It reads a body of this form.
@@ -116,6 +118,12 @@ impl Route {
         self
     }
 
+    /// Its answer has the `id` that these operations take in their path.
+    pub fn names(mut self, operations: &[&'static str]) -> Self {
+        self.links.extend(operations);
+        self
+    }
+
     /// It needs a model.
     pub fn needs_model(self) -> Self {
         self.fails(&OF_MODELS)
@@ -166,9 +174,14 @@ impl Route {
             let essence = |form: &str| form.split(';').next().unwrap_or_default().to_owned();
             let forms = self.answers.iter().map(|(form, of)| (essence(form), of.clone()));
             let content: Map<_, _> = forms.collect();
-            let response = json!({
+            let mut response = json!({
                 "description": "The answer", "headers": headers(None), "content": content,
             });
+            for operation in &self.links {
+                let parameters = json!({"id": "$response.body#/id"});
+                response["links"][operation] =
+                    json!({"operationId": operation, "parameters": parameters});
+            }
             responses.insert("200".into(), response);
         }
         let mut fails = self.fails.clone();

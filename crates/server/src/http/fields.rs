@@ -33,6 +33,21 @@ impl Fields {
         }
     }
 
+    /// The fields of an address, all of them texts.
+    ///
+    /// # Errors
+    /// One is there twice.
+    pub fn of_query(query: Vec<(String, String)>) -> Result<Self> {
+        let mut map = JsonMap::new();
+        for (name, value) in query {
+            let name = crate::openai::shown(&name);
+            if map.insert(name.clone(), value.into()).is_some() {
+                return Err(Failure::invalid(name, "is there twice"));
+            }
+        }
+        Ok(Self { path: String::new(), map })
+    }
+
     /// The whole path of a field.
     pub fn path(&self, name: &str) -> String {
         match self.path.as_str() {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::dialect::Dialect;
 use crate::document::Route;
-use crate::document::schema::{named, only};
+use crate::document::schema::{integer, named, only, text, word};
 use crate::failure::{Failure, Kind};
 use crate::http::body::Body;
 
@@ -64,7 +64,13 @@ fn routes() -> Vec<Route> {
             .takes(named("ResponseRequest"))
             .answers(named("Response"))
             .events(named("ResponseEvent"))
-            .needs_model(),
+            .needs_model()
+            .names(&[
+                "get_v1_responses_id",
+                "delete_v1_responses_id",
+                "get_v1_responses_id_input_items",
+                "post_v1_responses_id_cancel",
+            ]),
         Route::get("/v1/responses/{id}", responses::retrieve, "A response that is kept")
             .asks("stream", only("false"))
             .asks("include_obfuscation", only("false"))
@@ -73,6 +79,18 @@ fn routes() -> Vec<Route> {
         Route::delete("/v1/responses/{id}", responses::delete, "Forgets a response")
             .answers(named("DeletedResponse"))
             .fails(&[Kind::Invalid, Kind::NotFound]),
+        Route::get("/v1/responses/{id}/input_items", responses::list, "What it was made of")
+            .asks("limit", integer(1, responses::MAX_ITEMS as u64))
+            .asks("order", word(&["asc", "desc"]))
+            .asks("after", text())
+            .answers(named("ResponseInputItems"))
+            .fails(&[Kind::NotFound]),
+        Route::post("/v1/responses/{id}/cancel", responses::cancel, "Refused: it has ended")
+            .fails(&[Kind::Invalid, Kind::NotFound]),
+        Route::post("/v1/responses/input_tokens", responses::count, "Counts its tokens")
+            .takes(named("ResponseInput"))
+            .answers(named("ResponseInputTokens"))
+            .needs_model(),
         Route::post("/v1/embeddings", embeddings, "Refused: no model here makes them")
             .takes(named("EmbeddingsRequest")),
     ]

@@ -5,7 +5,6 @@ use axum::Json;
 use axum::extract::{Query, State};
 use protocol::{CacheNode, Divergence, Event, Inspect, Inspected, MAX_INSPECTED_NODES, NodeKind};
 use serde_json::{Value, json};
-use text::JsonMap;
 
 use super::manage::not_loaded;
 use super::tokens::blocking;
@@ -151,14 +150,7 @@ pub async fn tree(
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Value>, Failure> {
     caller.check_admin()?;
-    let mut asked = JsonMap::new();
-    for (name, value) in query {
-        let name = crate::openai::shown(&name);
-        if asked.insert(name.clone(), value.into()).is_some() {
-            return Err(Failure::invalid(name, "is there twice"));
-        }
-    }
-    let mut fields = Fields::of("", Value::Object(asked))?;
+    let mut fields = Fields::of_query(query)?;
     let model = model(&mut fields, &app)?;
     let max_nodes = match fields.string("max_nodes")?.map(|text| text.parse::<u32>()) {
         None => DEFAULT_NODES,

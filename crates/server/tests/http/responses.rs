@@ -341,3 +341,148 @@ fn a_prompt_that_is_too_long_blames_the_input() {
         Some("model")
     );
 }
+
+#[test]
+fn the_items_that_a_response_was_made_of_are_listed_page_by_page() {
+    let served = answering(&[5, 1, 6, 3, 0]).serve();
+    let first = ask(&served, json!({"instructions": "two"}));
+    let call = json!({"type": "function_call", "id": "fc_own", "call_id": "c", "name": "f",
+                      "arguments": "{}", "status": "incomplete"});
+    let result = json!({"type": "function_call_output", "call_id": "c", "output": "one"});
+    let parts =
+        json!([{"type": "input_text", "text": "one"}, {"type": "input_text", "text": "hi"}]);
+    let system = json!({"role": "system", "content": parts});
+    let input = json!([system, {"role": "assistant", "content": "one"}, call, result]);
+    let next = ask(&served, json!({"previous_response_id": first["id"], "input": input}));
+    let list = |query: &str| {
+        let reply = find(&served, &[], &format!("{}/input_items?{query}", id(&next)));
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()
+    };
+    let all = list("order=asc");
+    let items = all["data"].as_array().unwrap();
+    let plain = |item: &Value| {
+        let mut item = item.clone();
+        let id = item.as_object_mut().unwrap().remove("id").unwrap();
+        (id.as_str().unwrap().split('_').next().unwrap().to_owned(), item)
+    };
+    let message = |role: &str, content: Value| {
+        let status = "completed";
+        json!({"type": "message", "role": role, "status": status, "content": content})
+    };
+    let said = |text: &str| {
+        let part = json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
+        json!([part])
+    };
+    let thought = json!({"type": "reasoning", "status": "completed", "summary": [],
+                         "content": [{"type": "reasoning_text", "text": "one"}]});
+    let call = json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}",
+                      "status": "incomplete"});
+    let result = json!({"type": "function_call_output", "call_id": "c", "output": "one",
+                        "status": "completed"});
+    let expected = [
+        ("msg", message("user", json!([{"type": "input_text", "text": "hi"}]))),
+        ("rs", thought),
+        ("msg", message("assistant", said("three"))),
+        ("msg", message("system", parts)),
+        ("msg", message("assistant", said("one"))),
+        ("fc", call),
+        ("fco", result),
+    ];
+    let expected: Vec<_> = expected.map(|(id, item)| (id.to_owned(), item)).into();
+    assert_eq!(items.iter().map(plain).collect::<Vec<_>>(), expected);
+    assert_eq!(items[1..3], first["output"].as_array().unwrap()[..], "ids are the items' own");
+    assert_eq!(items[5]["id"], "fc_own");
+    assert_eq!((&all["first_id"], &all["has_more"]), (&items[0]["id"], &json!(false)));
+    let mut newest_first = items.clone();
+    newest_first.reverse();
+    assert_eq!(list("")["data"], json!(newest_first));
+    for (order, expected) in [("asc", items), ("desc", &newest_first)] {
+        let (mut read, mut query) = (Vec::new(), format!("order={order}&limit=3"));
+        loop {
+            let page = list(&query);
+            let data = page["data"].as_array().unwrap();
+            assert!((1..=3).contains(&data.len()), "{page}");
+            read.extend(data.clone());
+            assert_eq!(page["last_id"], read.last().unwrap()["id"]);
+            if page["has_more"] == json!(false) {
+                break;
+            }
+            query = format!("order={order}&limit=3&after={}", page["last_id"].as_str().unwrap());
+        }
+        assert_eq!(&read, expected);
+    }
+    let end = list(&format!("order=asc&after={}", items[6]["id"].as_str().unwrap()));
+    let nothing = json!({"object": "list", "data": [], "first_id": null, "last_id": null,
+                         "has_more": false});
+    assert_eq!(end, nothing);
+}
+
+#[test]
+fn lists_of_items_are_the_callers_own_and_ask_for_what_there_is() {
+    let served = Setup { keys: KEYS, ..answering(&[1, 0]) }.serve();
+    let made = served.send("POST", PATH, &ALICE, &body(json!({})).to_string()).unwrap().json();
+    let list = |key: &[(&str, &str)], query: &str| {
+        find(&served, key, &format!("{}/input_items{query}", id(&made)))
+    };
+    assert_eq!(list(&ALICE, "").status, 200);
+    list(&BOB, "").refused(404);
+    list(&[], "").refused(401);
+    find(&served, &ALICE, "resp_0/input_items").refused(404);
+    for (query, status, field) in [
+        ("?limit=0", 400, "limit"),
+        ("?limit=101", 400, "limit"),
+        ("?limit=ten", 400, "limit"),
+        ("?order=up", 400, "order"),
+        ("?before=x", 400, "before"),
+        ("?include[]=message.output_text.logprobs", 400, "include[]"),
+        ("?limit=1&limit=2", 400, "limit"),
+        ("?after=msg_0", 404, "after"),
+    ] {
+        assert_eq!(list(&ALICE, query).refused(status).as_deref(), Some(field), "{query}");
+    }
+}
+
+#[test]
+fn tokens_are_counted_as_they_are_when_a_response_is_made() {
+    let served = answering(&[1, 0]).serve();
+    let path = format!("{PATH}/input_tokens");
+    let first = ask(&served, json!({}));
+    let tool = json!({"type": "function", "name": "one"});
+    for fields in [
+        json!({}),
+        json!({"instructions": "two one", "reasoning": {"effort": "low"}}),
+        json!({"previous_response_id": first["id"], "truncation": "disabled"}),
+        json!({"tools": [tool], "tool_choice": "required", "parallel_tool_calls": false}),
+        json!({"input": [{"role": "user", "content": "hi"}], "text": {"verbosity": "medium"}}),
+    ] {
+        let counted = served.post(&path, &body(fields.clone())).json();
+        let n = ask(&served, fields.clone())["usage"]["input_tokens"].clone();
+        let expected = json!({"object": "response.input_tokens", "input_tokens": n});
+        assert_eq!(counted, expected, "{fields}");
+    }
+    for (fields, status, field) in [
+        (json!({"input": null}), 400, "input"),
+        (json!({"conversation": "c"}), 400, "conversation"),
+        (json!({"personality": "friendly"}), 400, "personality"),
+        (json!({"truncation": "auto"}), 400, "truncation"),
+        (json!({"temperature": 1}), 400, "temperature"),
+        (json!({"previous_response_id": "resp_0"}), 404, "previous_response_id"),
+        (json!({"model": "no"}), 404, "model"),
+    ] {
+        let reply = served.post(&path, &body(fields));
+        assert_eq!(reply.refused(status).as_deref(), Some(field), "{reply:?}");
+    }
+}
+
+#[test]
+fn what_has_ended_cannot_be_cancelled_and_the_error_says_what_can() {
+    let served = answering(&[1, 0]).serve();
+    let made = ask(&served, json!({}));
+    let cancel = |id: &str| served.post(&format!("{PATH}/{id}/cancel"), &json!({}));
+    let reply = cancel(id(&made));
+    assert_eq!(reply.refused(400), None);
+    assert!(reply.body.contains("background") && reply.body.contains("close"), "{reply:?}");
+    cancel("resp_0").refused(404);
+    assert_eq!(find(&served, &[], id(&made)).json(), made);
+}

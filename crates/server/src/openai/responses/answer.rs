@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use text::{Content, Message};
+use text::Content;
 
 use super::items::Turns;
 use super::request::Settings;
-use super::store::Turn;
+use super::store::{Added, Turn};
 use crate::failure::{Failure, Kind};
 use crate::generation::{Call, Finished, Part, Reason, TokenLogprob};
 use crate::http::{App, now_unix_s, random_hex};
@@ -39,7 +39,7 @@ pub struct Keeping {
     /// The conversation before it.
     pub before: Option<Arc<Turn>>,
     /// Its input.
-    pub added: Vec<Message>,
+    pub added: Added,
 }
 
 struct Item {
@@ -277,7 +277,8 @@ impl Response {
                 }
             }
         }
-        added.extend(turns.finish());
+        added.messages.extend(turns.finish());
+        added.outputs = self.items.iter().map(Item::whole).collect();
         app.responses.keep(&caller, &self.id, object, before, added, &app.limits);
     }
 

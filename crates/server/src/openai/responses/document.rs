@@ -20,6 +20,7 @@ pub fn schemas() -> Value {
 fn requests() -> Value {
     json!({
         "ResponseRequest": asked(),
+        "ResponseInput": openai::choosing_of_tools(request(all([begun(), openai::kwargs()]))),
         "InputItem": item(),
         "InputText": part(json!(["input_text"])),
         "OutputText": part(json!(["input_text", "output_text"])),
@@ -46,24 +47,12 @@ fn requests() -> Value {
 fn asked() -> Value {
     let included = word(&["message.output_text.logprobs", "reasoning.encrypted_content"]);
     let own = json!({
-        "model?": text(),
-        "input": one_of([text(), list_of(named("InputItem"), 1, None)]),
         "stream?": boolean(),
         "stream_options?": request(json!({"include_obfuscation?": only(false)})),
         "store?": boolean(),
-        "previous_response_id?": text(),
-        "instructions?": text(),
-        "reasoning?": request(json!({
-            "effort?": openai::effort(), "summary?": only("auto"),
-            "generate_summary?": only("auto"), "context?": only("auto"), "mode?": only("standard"),
-        })),
-        "tools?": list(named("ResponseTool")),
-        "tool_choice?": named("ResponseToolChoice"),
-        "parallel_tool_calls?": boolean(),
         "max_output_tokens?": openai::u32_from(1),
         "include?": list(included),
         "top_logprobs?": integer(0, MAX_TOP_LOGPROBS.into()),
-        "text?": request(json!({"format?": named("TextFormat"), "verbosity?": only("medium")})),
     });
     let echoed = json!({
         "metadata?": {
@@ -78,13 +67,12 @@ fn asked() -> Value {
         "prompt_cache_retention?": word(&["in_memory", "24h"]),
         "max_tool_calls?": openai::u32_from(1),
         "service_tier?": word(&["auto", "default"]),
-        "truncation?": only("disabled"),
         "background?": only(false),
         "prompt_cache_options?": request(json!({
             "ttl?": any(), "mode?": only("implicit"), "prewarm?": only(false),
         })),
     });
-    let asked = request(all([own, echoed, openai::kwargs(), openai::sampled()]));
+    let asked = request(all([begun(), own, echoed, openai::kwargs(), openai::sampled()]));
     let asked = openai::choosing_of_tools(openai::streamed(asked));
     let formless = json!({"properties": {"text": {
         "type": ["object", "null"],
@@ -96,6 +84,25 @@ fn asked() -> Value {
     let none = json!({"properties": {"top_logprobs": {"enum": [0, null]}}});
     let with = json!({"type": "array", "contains": only("message.output_text.logprobs")});
     where_one(asked, [none, present("include", with)])
+}
+
+/// What a prompt is made of.
+fn begun() -> Value {
+    json!({
+        "model?": text(),
+        "input": one_of([text(), list_of(named("InputItem"), 1, None)]),
+        "previous_response_id?": text(),
+        "instructions?": text(),
+        "reasoning?": request(json!({
+            "effort?": openai::effort(), "summary?": only("auto"),
+            "generate_summary?": only("auto"), "context?": only("auto"), "mode?": only("standard"),
+        })),
+        "tools?": list(named("ResponseTool")),
+        "tool_choice?": named("ResponseToolChoice"),
+        "parallel_tool_calls?": boolean(),
+        "text?": request(json!({"format?": named("TextFormat"), "verbosity?": only("medium")})),
+        "truncation?": only("disabled"),
+    })
 }
 
 fn item() -> Value {
@@ -145,6 +152,14 @@ fn answers() -> Value {
         "DeletedResponse": answer(json!({
             "id": text(), "object": only("response"), "deleted": only(true),
         })),
+        "ResponseInputTokens": answer(json!({
+            "object": only("response.input_tokens"), "input_tokens": count(),
+        })),
+        "ResponseInputItems": answer(json!({
+            "object": only("list"), "data": list(one_of([input_message(), result(),
+            named("OutputItem")])), "first_id": nullable(text()), "last_id": nullable(text()),
+            "has_more": boolean(),
+        })),
         "TokenLogprobs": token_logprobs(),
         "OutputItem": one_of([
             output("message", json!({
@@ -165,6 +180,20 @@ fn answers() -> Value {
             })),
         ]),
     })
+}
+
+fn input_message() -> Value {
+    let role = word(&["user", "system", "developer"]);
+    output("message", json!({"role": role, "content": list(input_text())}))
+}
+
+fn result() -> Value {
+    let content = one_of([text(), list(input_text())]);
+    output("function_call_output", json!({"call_id": text(), "output": content}))
+}
+
+fn input_text() -> Value {
+    answer(json!({"type": only("input_text"), "text": text()}))
 }
 
 fn output(kind: &str, more: Value) -> Value {

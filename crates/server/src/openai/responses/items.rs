@@ -1,4 +1,4 @@
-//! From items to the messages of a template.
+//! From items to the messages of a template, and to the items that are kept.
 //!
 //! Reasoning, a text and calls of the model in a row are one message, in the order in which
 //! templates write them; what comes in another order begins a message of its own. So a prompt that
@@ -12,12 +12,15 @@ use text::{Content, Message, Role, ToolCall};
 
 use crate::failure::Failure;
 use crate::http::fields::Fields;
+use crate::http::random_hex;
 use crate::openai::messages;
 
 /// Messages that items make.
 #[derive(Debug, Default)]
 pub struct Turns {
     messages: Vec<Message>,
+    /// The input in the form of answers.
+    items: Vec<Value>,
     /// The names of calls by their ids.
     calls: HashMap<String, String>,
 }
@@ -27,7 +30,7 @@ impl Turns {
     pub fn after(conversation: &[Message]) -> Self {
         let calls = conversation.iter().flat_map(|message| &message.tool_calls);
         let calls = calls.filter_map(|call| Some((call.id.clone()?, call.name.clone())));
-        Self { messages: Vec::new(), calls: calls.collect() }
+        Self { calls: calls.collect(), ..Self::default() }
     }
 
     /// `input`: a text of the user, or items.
@@ -36,7 +39,10 @@ impl Turns {
             None => return Err(fields.invalid("input", "is missing")),
             Some(Value::String(_)) => {
                 let text = fields.required_string("input")?;
-                self.messages.push(Message::new(Role::User, text));
+                let content = Content::Text(text);
+                let shown = json!({"role": "user", "content": parts("input_text", &content)});
+                self.shown("message", None, None, shown);
+                self.messages.push(Message { content, ..Message::new(Role::User, "") });
                 return Ok(());
             }
             Some(Value::Array(items)) if !items.is_empty() => {}
@@ -51,9 +57,9 @@ impl Turns {
     fn item(&mut self, mut item: Fields) -> Result<(), Failure> {
         let kind = item.string("type")?.unwrap_or_else(|| "message".into());
         // What clients send back of items that were made here.
-        item.string("id")?;
-        item.word("status", &["in_progress", "completed", "incomplete"])?;
-        match kind.as_str() {
+        let id = item.string("id")?;
+        let status = item.word("status", &["in_progress", "completed", "incomplete"])?;
+        let shown = match kind.as_str() {
             "message" => self.message(&mut item)?,
             "reasoning" => self.thought(&mut item)?,
             "function_call" => self.function_call(&mut item)?,
@@ -69,11 +75,29 @@ impl Turns {
                     item.invalid("type", format!("{reason} {}", crate::openai::shown(kind)))
                 );
             }
-        }
-        item.end()
+        };
+        item.end()?;
+        self.shown(&kind, id, status, shown);
+        Ok(())
     }
 
-    fn message(&mut self, item: &mut Fields) -> Result<(), Failure> {
+    /// Clients tell items by the beginnings of their ids.
+    fn shown(&mut self, kind: &str, id: Option<String>, status: Option<&str>, more: Value) {
+        let start = match kind {
+            "message" => "msg",
+            "reasoning" => "rs",
+            "function_call" => "fc",
+            _ => "fco",
+        };
+        let id = id.unwrap_or_else(|| format!("{start}_{}", random_hex()));
+        let mut item = json!({"type": kind, "id": id, "status": status.unwrap_or("completed")});
+        if let (Some(item), Value::Object(more)) = (item.as_object_mut(), more) {
+            item.extend(more);
+        }
+        self.items.push(item);
+    }
+
+    fn message(&mut self, item: &mut Fields) -> Result<Value, Failure> {
         let word = item.word("role", &["user", "assistant", "system", "developer"])?;
         let (role, kinds) = match word.ok_or_else(|| item.invalid("role", "is missing"))? {
             "user" => (Role::User, ["input_text"].as_slice()),
@@ -82,6 +106,7 @@ impl Turns {
             _ => (Role::Assistant, ["output_text", "input_text"].as_slice()),
         };
         let content = content(item, "content", kinds)?;
+        let shown = json!({"role": word, "content": parts(kinds[0], &content)});
         match role {
             Role::Assistant => {
                 item.only("phase", &[json!("final_answer")])?;
@@ -89,10 +114,10 @@ impl Turns {
             }
             role => self.messages.push(Message { content, ..Message::new(role, "") }),
         }
-        Ok(())
+        Ok(shown)
     }
 
-    fn thought(&mut self, item: &mut Fields) -> Result<(), Failure> {
+    fn thought(&mut self, item: &mut Fields) -> Result<Value, Failure> {
         item.only("summary", &[json!([])])?;
         item.refuse("encrypted_content", "only the server that made it reads it")?;
         let mut texts = Vec::new();
@@ -106,19 +131,20 @@ impl Turns {
         if !texts.is_empty() {
             self.reasoning(&texts.join("\n"));
         }
-        Ok(())
+        Ok(json!({"summary": [], "content": parts("reasoning_text", &Content::Parts(texts))}))
     }
 
-    fn function_call(&mut self, item: &mut Fields) -> Result<(), Failure> {
+    fn function_call(&mut self, item: &mut Fields) -> Result<Value, Failure> {
         let (id, name) = (item.required_string("call_id")?, item.required_string("name")?);
         let arguments = item.required_string("arguments")?;
         direct(item)?;
         item.only("async", &[json!(false)])?;
+        let shown = json!({"call_id": id, "name": name, "arguments": arguments});
         self.call(id, name, arguments);
-        Ok(())
+        Ok(shown)
     }
 
-    fn output(&mut self, item: &mut Fields) -> Result<(), Failure> {
+    fn output(&mut self, item: &mut Fields) -> Result<Value, Failure> {
         let id = item.required_string("call_id")?;
         let Some(name) = self.calls.get(&id).cloned() else {
             return Err(item.invalid("call_id", "is that of no function_call before it"));
@@ -128,9 +154,14 @@ impl Turns {
         }
         direct(item)?;
         let content = content(item, "output", &["input_text"])?;
+        let output = match &content {
+            Content::Text(text) => Value::from(text.as_str()),
+            content => parts("input_text", content).into(),
+        };
+        let shown = json!({"call_id": id, "output": output});
         let result = Message::new(Role::Tool, "");
         self.messages.push(Message { content, tool_call_id: Some(id), name: Some(name), ..result });
-        Ok(())
+        Ok(shown)
     }
 
     /// What the model has thought.
@@ -167,7 +198,12 @@ impl Turns {
         self.messages.last_mut().expect("one was added if there was none")
     }
 
-    /// All of them.
+    /// The items of the input, with ids.
+    pub fn items(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.items)
+    }
+
+    /// All messages.
     pub fn finish(self) -> Vec<Message> {
         self.messages
     }
@@ -178,6 +214,19 @@ fn has_text(message: &Message) -> bool {
         Content::Text(text) => !text.is_empty(),
         Content::Parts(parts) => !parts.is_empty(),
     }
+}
+
+/// The parts of a content as answers show them.
+fn parts(kind: &str, content: &Content) -> Vec<Value> {
+    let texts = match content {
+        Content::Text(text) => std::slice::from_ref(text),
+        Content::Parts(texts) => texts,
+    };
+    let part = |text: &String| match kind {
+        "output_text" => json!({"type": kind, "text": text, "annotations": [], "logprobs": []}),
+        _ => json!({"type": kind, "text": text}),
+    };
+    texts.iter().map(part).collect()
 }
 
 /// Calls are the model's own, of functions that have no other home.

@@ -1,8 +1,9 @@
-//! `/v1/responses`: making responses, and finding and forgetting those that are kept.
+//! `/v1/responses`: making responses, and finding, listing and forgetting those that are kept.
 
 mod answer;
 mod document;
 mod events;
+mod inputs;
 mod items;
 mod request;
 mod store;
@@ -25,6 +26,7 @@ use crate::http::stream::{self, SETTLE_PATIENCE, stream};
 use answer::Keeping;
 pub(super) use document::schemas;
 use events::Events;
+pub(super) use inputs::{MAX_ITEMS, count, list};
 use request::{Asked, asked};
 pub use store::StoredResponses;
 
@@ -98,9 +100,17 @@ pub async fn delete(
     }
 }
 
+/// Nothing is made in the background, and what is kept has ended.
+pub async fn cancel(State(app): State<App>, caller: Caller, Name(id): Name) -> Result<(), Failure> {
+    app.responses.find(caller.name(), &id).ok_or_else(missing)?;
+    let message = "a response that is not made in the background cannot be cancelled, and this one \
+                   has ended: close the connection of one that is still being made";
+    Err(Failure::new(Kind::Invalid, message))
+}
+
 fn missing() -> Failure {
-    let message = "there is no response of this id: it was never stored, or deleted, or dropped \
-                   for newer ones, or the server was started anew";
+    let message = "there is no response of this id: it is still being made, or was never stored, \
+                   or deleted, or dropped for newer ones, or the server was started anew";
     Failure::new(Kind::NotFound, message)
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use text::{Content, JsonMap, Message, Role};
 
 use super::items::Turns;
-use super::store::Turn;
+use super::store::{Added, Turn};
 use crate::failure::{Failure, Kind};
 use crate::generation::{Form, Input, Request, SaidForm, Tools};
 use crate::http::App;
@@ -37,7 +37,16 @@ pub struct Asked {
     /// The conversation that it continues.
     pub before: Option<Arc<Turn>>,
     /// What its input adds to that.
-    pub added: Vec<Message>,
+    pub added: Added,
+}
+
+/// The part of a request that its prompt comes from.
+struct Begun {
+    model: String,
+    before: Option<Arc<Turn>>,
+    added: Added,
+    conversation: Conversation,
+    form: Form,
 }
 
 /// The fields of a response that come from its request.
@@ -66,35 +75,61 @@ impl Settings {
 
 /// Reads all fields; which are unknown is for the caller to find.
 pub fn asked(fields: &mut Fields, app: &App, caller: &Caller) -> Result<Asked, Failure> {
-    let model = options::model(fields, app)?;
     let mut settings = Settings::default();
+    let begun = begun(fields, app, caller, &mut settings)?;
+    let Begun { model, before, added, conversation, form } = begun;
     let is_streamed = streaming(fields)?;
     let is_stored = fields.bool("store")?.unwrap_or(true);
     settings.set("store", is_stored);
-    let before = previous(fields, app, caller, &mut settings)?;
-    let history = before.as_ref().map(|turn| turn.conversation()).unwrap_or_default();
-    let mut turns = Turns::after(&history);
-    turns.input(fields)?;
-    let added = turns.finish();
-    let instructions = fields.string("instructions")?;
-    settings.set("instructions", instructions.clone());
-    let mut kwargs = Map::new();
-    reasoning(fields, &mut kwargs, &mut settings)?;
-    options::kwargs(fields, &mut kwargs)?;
-    let Tools { list: tools, calls, allowed, has_one_call } = tools(fields, &mut settings)?;
-    let messages = conversation(instructions, history, &added);
-    let conversation = Conversation { messages, tools, kwargs, ..Conversation::default() };
     let mut request = Request::new(model, Input::Chat(Box::new(conversation)));
+    request.form = form;
     request.max_tokens = fields.u32("max_output_tokens", 1)?;
     settings.set("max_output_tokens", request.max_tokens);
     request.top_logprobs = logprobs(fields, &mut settings)?;
-    let said = text(fields, &mut settings)?;
-    let max_reasoning_tokens = fields.u32("thinking_budget", 0)?;
-    request.form = Form { said, calls, allowed, has_one_call, max_reasoning_tokens };
     echoed(fields, &mut settings)?;
     refused(fields)?;
     options::sampled(&mut request, fields, caller)?;
     Ok(Asked { request, is_streamed, settings, is_stored, before, added })
+}
+
+/// The model and the conversation of a request that only asks for its tokens.
+pub fn counted(
+    fields: &mut Fields,
+    app: &App,
+    caller: &Caller,
+) -> Result<(String, Conversation), Failure> {
+    let begun = begun(fields, app, caller, &mut Settings::default())?;
+    Ok((begun.model, begun.conversation))
+}
+
+fn begun(
+    fields: &mut Fields,
+    app: &App,
+    caller: &Caller,
+    settings: &mut Settings,
+) -> Result<Begun, Failure> {
+    let model = options::model(fields, app)?;
+    let before = previous(fields, app, caller, settings)?;
+    let history = before.as_ref().map(|turn| turn.conversation()).unwrap_or_default();
+    let mut turns = Turns::after(&history);
+    turns.input(fields)?;
+    let inputs = turns.items();
+    let added = Added { messages: turns.finish(), inputs, ..Added::default() };
+    let instructions = fields.string("instructions")?;
+    settings.set("instructions", instructions.clone());
+    let mut kwargs = Map::new();
+    reasoning(fields, &mut kwargs, settings)?;
+    options::kwargs(fields, &mut kwargs)?;
+    let Tools { list: tools, calls, allowed, has_one_call } = tools(fields, settings)?;
+    let messages = conversation(instructions, history, &added.messages);
+    let conversation = Conversation { messages, tools, kwargs, ..Conversation::default() };
+    let said = text(fields, settings)?;
+    let max_reasoning_tokens = fields.u32("thinking_budget", 0)?;
+    fields.only("truncation", &[json!("disabled")])?;
+    settings.set("truncation", "disabled");
+    fields.refuse("conversation", "use previous_response_id")?;
+    let form = Form { said, calls, allowed, has_one_call, max_reasoning_tokens };
+    Ok(Begun { model, before, added, conversation, form })
 }
 
 /// What the model reads. Many templates know one message of the operator, and at the beginning
@@ -252,8 +287,6 @@ fn echoed(fields: &mut Fields, settings: &mut Settings) -> Result<(), Failure> {
     settings.set("max_tool_calls", fields.u32("max_tool_calls", 1)?);
     fields.only("service_tier", &[json!("auto"), json!("default")])?;
     settings.set("service_tier", "default");
-    fields.only("truncation", &[json!("disabled")])?;
-    settings.set("truncation", "disabled");
     fields.only("background", &[json!(false)])?;
     settings.set("background", false);
     Ok(())
@@ -286,7 +319,6 @@ fn refused(fields: &mut Fields) -> Result<(), Failure> {
         cache.end()?;
     }
     for (name, why) in [
-        ("conversation", "use previous_response_id"),
         ("prompt", "there are no stored prompts here"),
         ("context_management", "nothing is taken out of a conversation"),
         ("background_options", "nothing runs in the background"),

@@ -46,12 +46,44 @@ pub struct Kept {
     _charge: Arc<Charge>,
 }
 
-/// What one response has added to a conversation: its input and its answer.
+/// What one response adds to a conversation: its input and its answer.
+#[derive(Debug, Default)]
+pub struct Added {
+    /// As a template knows them.
+    pub messages: Vec<Message>,
+    /// The same as items, which have ids.
+    pub inputs: Vec<Json>,
+    /// Likewise.
+    pub outputs: Vec<Json>,
+}
+
+/// What one response has added.
 #[derive(Debug)]
 pub struct Turn {
     before: Option<Arc<Turn>>,
     messages: Vec<Message>,
+    inputs: Vec<Item>,
+    outputs: Vec<Item>,
     _charge: Charge,
+}
+
+/// An item of a conversation.
+#[derive(Debug)]
+pub struct Item {
+    /// Its id.
+    pub id: String,
+    /// The object as text, which takes less room.
+    pub json: String,
+}
+
+impl Item {
+    fn of(object: &Json) -> Self {
+        Self { id: object["id"].as_str().unwrap_or_default().to_owned(), json: object.to_string() }
+    }
+
+    fn bytes(&self) -> usize {
+        self.id.len() + self.json.len() + OVERHEAD_BYTES
+    }
 }
 
 /// Bytes that count until this is dropped.
@@ -75,12 +107,24 @@ impl Drop for Charge {
 }
 
 impl Turn {
-    /// All messages up to its end, oldest first.
-    pub fn conversation(&self) -> Vec<Message> {
+    fn all(&self) -> Vec<&Self> {
         let turns = std::iter::successors(Some(self), |turn| turn.before.as_deref());
         let mut turns: Vec<_> = turns.collect();
         turns.reverse();
-        turns.into_iter().flat_map(|turn| turn.messages.iter().cloned()).collect()
+        turns
+    }
+
+    /// All messages up to its end, oldest first.
+    pub fn conversation(&self) -> Vec<Message> {
+        self.all().into_iter().flat_map(|turn| turn.messages.iter().cloned()).collect()
+    }
+
+    /// All items that its answer was made of, oldest first: its input, and all before that.
+    pub fn inputs(&self) -> Vec<&Item> {
+        let own = self.inputs.iter();
+        let before = self.before.as_ref().map(|before| before.all()).unwrap_or_default();
+        let before = before.into_iter().flat_map(|turn| turn.inputs.iter().chain(&turn.outputs));
+        before.chain(own).collect()
     }
 }
 
@@ -123,22 +167,26 @@ impl StoredResponses {
         })
     }
 
-    /// Keeps a caller's response: the messages that it has added to those `before`, and the object.
+    /// Keeps a caller's response: what it has added to what was `before`, and the object.
     pub fn keep(
         &self,
         caller: &str,
         id: &str,
         object: &Json,
         before: Option<Arc<Turn>>,
-        messages: Vec<Message>,
+        added: Added,
         limits: &Limits,
     ) {
         let object = Bytes::from(object.to_string());
-        let message_bytes = messages.iter().map(bytes_of).sum();
+        let Added { messages, inputs, outputs } = added;
+        let [inputs, outputs] =
+            [inputs, outputs].map(|items| items.iter().map(Item::of).collect::<Vec<_>>());
+        let item_bytes = inputs.iter().chain(&outputs).map(Item::bytes).sum::<usize>();
+        let bytes = item_bytes + messages.iter().map(bytes_of).sum::<usize>();
         self.with(|shelves| {
             let shelf = shelves.entry(caller.to_owned()).or_default();
-            let charge = Charge::new(message_bytes, &shelf.bytes);
-            let turn = Arc::new(Turn { before, messages, _charge: charge });
+            let charge = Charge::new(bytes, &shelf.bytes);
+            let turn = Arc::new(Turn { before, messages, inputs, outputs, _charge: charge });
             let charge = Charge::new(object.len() + OVERHEAD_BYTES, &shelf.bytes);
             shelf.kept.push_back(Kept { id: id.to_owned(), object, turn, _charge: charge.into() });
             make_room(shelves, limits);
@@ -200,8 +248,10 @@ mod tests {
         limits: &Limits,
     ) {
         let before = before.map(|id| store.find(caller, id).unwrap().turn);
-        let messages = vec![Message::new(Role::User, id.repeat(9_000 / id.len()))];
-        store.keep(caller, id, &Json::from(id), before, messages, limits);
+        let messages = vec![Message::new(Role::User, id.repeat(8_800 / id.len()))];
+        let item = |kind: &str| vec![serde_json::json!({"id": format!("{kind}_{id}")})];
+        let added = Added { messages, inputs: item("in"), outputs: item("out") };
+        store.keep(caller, id, &Json::from(id), before, added, limits);
     }
 
     fn has(store: &StoredResponses, caller: &str, ids: &[&str]) -> Vec<bool> {
@@ -259,9 +309,14 @@ mod tests {
         assert_eq!(firsts.collect::<String>(), "abc");
         let bytes = store.with(|shelves| shelves["alice"].bytes());
         assert!((27_000..30_000).contains(&bytes), "{bytes}");
+        let turn = store.find("alice", "c").unwrap().turn;
+        let inputs: Vec<_> = turn.inputs().into_iter().map(|item| item.id.as_str()).collect();
+        assert_eq!(inputs, ["in_a", "out_a", "in_b", "out_b", "in_c"]);
+        drop(turn);
         // One that can never fit is not kept, and leaves nothing behind.
         let messages = vec![Message::new(Role::User, "x".repeat(50_000))];
-        store.keep("alice", "d", &Json::Null, None, messages, &limits);
+        let added = Added { messages, ..Added::default() };
+        store.keep("alice", "d", &Json::Null, None, added, &limits);
         assert_eq!(store.with(|shelves| shelves["alice"].bytes()), 0);
     }
 
@@ -271,7 +326,7 @@ mod tests {
         let limits = Limits { max_responses: 1, response_bytes: 1 << 30, ..Limits::default() };
         let mut before = None;
         for _ in 0..200_000 {
-            store.keep("alice", "a", &Json::Null, before.take(), Vec::new(), &limits);
+            store.keep("alice", "a", &Json::Null, before.take(), Added::default(), &limits);
             before = store.find("alice", "a").map(|kept| kept.turn);
         }
         drop(before);
