@@ -70,7 +70,8 @@ def mend(body, path):
         body["prompt"] = prompt(body["prompt"])
     if isinstance(body.get("options"), dict) and body["options"].get("num_ctx"):
         body["options"]["num_ctx"] = 64
-    if path == "/v1/responses":
+    if path in ("/v1/responses", "/v1/responses/input_tokens"):
+        body.pop("store", None)  # or else nothing is there to be shown
         body.pop("previous_response_id", None)
         if isinstance(body["input"], list):
             body["input"] = [item for item in body["input"]
