@@ -86,7 +86,7 @@ fn parse(rule: &Rule) -> Result<TopLevelGrammar, String> {
             check_length(text, MAX_LARK_BYTES)?;
             check_depth(lark_without_literals(text))?;
             check_schemas_in_lark(text)?;
-            Ok(TopLevelGrammar::from_lark(text.clone()))
+            Ok(TopLevelGrammar::from_lark(lark_with_bounded_blanks(text)?))
         }
     }
 }
@@ -113,20 +113,84 @@ fn check_length(text: &str, max_bytes: usize) -> Result<(), String> {
 
 /// A schema with bounded blanks, if it is not too deep and refers to nothing outside.
 fn schema_within_limits(schema: Value) -> Result<Value, String> {
-    let mut root = match schema {
+    let root = match schema {
         Value::Object(root) => root,
         Value::Bool(true) => Map::new(),
         Value::Bool(false) => return Err("is false: no JSON text matches it".to_owned()),
         _ => return Err("must be an object or a boolean".to_owned()),
     };
+    let mut n_values = 0;
+    check_map(&root, 1, &mut n_values)?;
+    schema_with_bounded_blanks(root)
+}
+
+fn schema_with_bounded_blanks(mut root: Map<String, Value>) -> Result<Value, String> {
     if root.contains_key(OPTIONS) {
         return Err(format!("has '{OPTIONS}', which is no keyword of JSON Schema"));
     }
-    let mut n_values = 0;
-    check_map(&root, 1, &mut n_values)?;
     let options = serde_json::json!({ "whitespace_pattern": JSON_BLANKS });
     root.insert(OPTIONS.to_owned(), options);
     Ok(Value::Object(root))
+}
+
+/// A Lark grammar in which all `%json {...}` are so. What is no schema is left for whoever parses
+/// the grammar.
+fn lark_with_bounded_blanks(text: &str) -> Result<String, String> {
+    let (mut bounded, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(c) = rest.chars().next() {
+        let mut n_bytes = literal_bytes(rest).unwrap_or(c.len_utf8());
+        for keyword in ["%json", "%llguidance", "%regex"] {
+            let Some(after) = rest.strip_prefix(keyword) else { continue };
+            let mut values = serde_json::Deserializer::from_str(after).into_iter::<Value>();
+            let root = |value| match value {
+                Value::Object(root) => Some(root),
+                Value::Bool(true) => Some(Map::new()),
+                _ => None,
+            };
+            match values.next().and_then(Result::ok).map(|value| (root(value), keyword)) {
+                Some((Some(root), "%json")) => {
+                    let schema = schema_with_bounded_blanks(root)?;
+                    bounded.push_str(&format!("{keyword} {schema}"));
+                    rest = &after[values.byte_offset()..];
+                    n_bytes = 0;
+                }
+                Some(_) => n_bytes = keyword.len() + values.byte_offset(),
+                None => {}
+            }
+            break;
+        }
+        bounded.push_str(&rest[..n_bytes]);
+        rest = &rest[n_bytes..];
+    }
+    Ok(bounded)
+}
+
+/// The bytes of a string, an expression, a comment or the name of a special token, if the text of a
+/// Lark grammar begins with one. One without an end goes on to the end of the line.
+fn literal_bytes(text: &str) -> Option<usize> {
+    let line_end = || text.find('\n').unwrap_or(text.len());
+    let until = |end: u8| {
+        let mut is_escaped = false;
+        let found = text.bytes().skip(1).position(|byte| {
+            let is_end = byte == b'\n' || byte == end && !is_escaped;
+            is_escaped = byte == b'\\' && !is_escaped;
+            is_end
+        });
+        // The end of a line is no part of it, and does no harm as one.
+        found.map_or(text.len(), |at| at + 2)
+    };
+    match text.as_bytes().first()? {
+        b'#' => Some(line_end()),
+        b'/' if text.starts_with("//") => Some(line_end()),
+        b'"' => Some(until(b'"')),
+        b'/' => Some(until(b'/')),
+        b'<' => {
+            let is_end = |c: char| c == '>' || c == '<' || c.is_whitespace();
+            let at = 1 + text[1..].find(is_end)?;
+            text[at..].starts_with('>').then_some(at + 1)
+        }
+        _ => None,
+    }
 }
 
 /// Where llguidance looks for options.

@@ -92,15 +92,34 @@ fn json_schemas_are_obeyed() {
 fn blanks_in_json_come_to_an_end() {
     let mut grammars = grammars();
     let space = token(&vocabulary(), " ");
-    let rule = schema(r#"{"type": "array", "items": {"type": "null"}}"#);
-    let mut constraint = grammars.begin(&at_once(rule), &[IM_END]).unwrap();
-    constraint.accept(token(&vocabulary(), "[")).unwrap();
-    let mut n = 0;
-    while constraint.mask().unwrap().allows(space) {
-        constraint.accept(space).unwrap();
-        n += 1;
+    let list = r#"{"type": "array", "items": {"type": "null"}}"#;
+    for rule in [
+        schema(list),
+        schema("true"),
+        lark(&format!("start: a | %json {list}\na: \"\\\"%json {{}}\" /\"\\/%json [{{}}]/ # \"")),
+        lark(&format!("start: %lark {{\nstart: <|im_end|> | (%json{list})\n}}")),
+        lark(r#"start: %regex {"substring_chars": "\"%json {}"} | %json true"#),
+    ] {
+        let mut constraint = grammars.begin(&at_once(rule.clone()), &[IM_END]).unwrap();
+        constraint.accept(token(&vocabulary(), "[")).unwrap();
+        let mut n = 0;
+        while constraint.mask().unwrap().allows(space) {
+            constraint.accept(space).unwrap();
+            n += 1;
+            assert!(n <= 64, "{rule:?}");
+        }
+        assert_eq!(n, 64, "{rule:?}");
     }
-    assert_eq!(n, 64);
+}
+
+#[test]
+fn what_only_looks_like_a_schema_in_a_grammar_stays_as_it_is() {
+    let texts = |expected: &'static str| move |text: &str| text == expected;
+    check(&lark(r#"start: "%json {}""#), texts("%json {}"));
+    check(&lark(r#"start: "\"" "%json {}""#), texts("\"%json {}"));
+    check(&lark("start: /a\\/%json [{}]/ // %json {}\n# \" %json {}"), |text| {
+        ["a/%json {", "a/%json }"].contains(&text)
+    });
 }
 
 #[test]

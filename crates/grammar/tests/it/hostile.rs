@@ -20,6 +20,7 @@ fn what_cannot_be_used_is_refused_with_field_and_reason() {
     check(schema(r#"{"type": "objekt"}"#), "json_schema ", "objekt");
     check(schema(r#"{"type": "string", "pattern": "("}"#), "json_schema ", "cannot be used");
     check(schema(r#"{"x-guidance": {}}"#), "json_schema ", "x-guidance");
+    check(lark(r#"start: %json {"x-guidance": {}}"#), "lark ", "x-guidance");
     check(schema(r#"{"not": {"type": "string"}}"#), "json_schema ", "not");
     check(schema(r##"{"$ref": "#/$defs/none"}"##), "json_schema ", "none");
     check(

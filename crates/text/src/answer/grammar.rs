@@ -31,8 +31,6 @@ pub enum Said {
     Lark(String),
 }
 
-/// Blanks between two parts of a JSON text: enough to indent, and no way to go on forever.
-const JSON_BLANKS: &str = r"[ \t\r\n]{1,64}";
 /// Where schemas keep what they refer to.
 const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
 
@@ -311,8 +309,6 @@ impl Rules<'_> {
                 schema.entry(name).or_insert_with(|| definitions.clone());
             }
         }
-        let blanks = serde_json::json!({ "whitespace_pattern": JSON_BLANKS });
-        schema.insert("x-guidance".to_owned(), blanks);
         let schema = Json::Object(schema);
         self.add(&format!("%json {schema}"))
     }
