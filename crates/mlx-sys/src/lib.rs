@@ -117,7 +117,7 @@ pub mod ffi {
         fn n_bytes(a: &Array) -> Result<usize>;
         fn buffer_bytes(a: &Array) -> Result<usize>;
         fn is_row_contiguous(a: &Array) -> Result<bool>;
-        fn data(a: &Array) -> Result<*const u8>;
+        fn read(a: &Array, to: &mut [u8]) -> Result<()>;
         fn from_bytes(bytes: &[u8], shape: &[i32], dtype: u8) -> Result<UniquePtr<Array>>;
         fn is_available(a: &Array) -> Result<bool>;
         fn eval(list: &Arrays) -> Result<()>;

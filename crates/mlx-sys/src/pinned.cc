@@ -11,6 +11,17 @@
 
 namespace offshoot {
 
+namespace {
+
+// What MLX's CUDA allocator hands out (mlx/backend/cuda/allocator.h, which needs CUDA's headers).
+struct CudaBuffer {
+  void* data;
+  size_t size;
+  int device;  // -1: on the host as well
+};
+
+}  // namespace
+
 #ifdef __linux__
 
 namespace {
@@ -23,6 +34,7 @@ struct Driver {
   int (*pin)(void*, size_t, unsigned);
   int (*unpin)(void*);
   int (*device_address)(unsigned long long*, void*, unsigned);
+  int (*copy_out)(void*, unsigned long long, size_t);
 
   Driver() {
     void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
@@ -32,6 +44,7 @@ struct Driver {
     find(library, "cuMemHostRegister_v2", pin);
     find(library, "cuMemHostUnregister", unpin);
     find(library, "cuMemHostGetDevicePointer_v2", device_address);
+    find(library, "cuMemcpyDtoH_v2", copy_out);
   }
 
  private:
@@ -97,7 +110,21 @@ void Pinned::grow(size_t n_bytes) {
   }
 }
 
+bool has_cuda() { return mx::default_device() == mx::Device::gpu; }
+
+bool read_from_device(const array& a, uint8_t* to, size_t n_bytes) {
+  if (!has_cuda()) return false;
+  const auto* buffer = static_cast<const CudaBuffer*>(a.buffer().ptr());
+  if (!buffer || buffer->device < 0) return false;
+  auto from = reinterpret_cast<unsigned long long>(buffer->data) + a.offset();
+  check(driver().copy_out(to, from, n_bytes), "the device's memory cannot be read");
+  return true;
+}
+
 #else
+
+bool has_cuda() { return false; }
+bool read_from_device(const array&, uint8_t*, size_t) { return false; }
 
 Pinned::Pinned(size_t n_bytes) : n_reserved_(n_bytes) {
   throw std::runtime_error("memory is pinned for CUDA on Linux only");
@@ -108,17 +135,6 @@ void Pinned::grow(size_t) {}
 #endif
 
 void pinned_grow(const std::shared_ptr<Pinned>& memory, size_t n_bytes) { memory->grow(n_bytes); }
-
-namespace {
-
-// What MLX's CUDA allocator hands out (mlx/backend/cuda/allocator.h, which needs CUDA's headers).
-struct CudaBuffer {
-  void* data;
-  size_t size;
-  int device;  // -1: on the host as well
-};
-
-}  // namespace
 
 Ptr pinned_array(const std::shared_ptr<Pinned>& memory) {
   constexpr int n_bytes = 16;

@@ -36,6 +36,11 @@ class Pinned {
 inline std::shared_ptr<Pinned> pinned_new(size_t n_bytes) {
   return std::make_shared<Pinned>(n_bytes);
 }
+// Bytes of the device's memory, without making them the host's as MLX does. False where MLX has to.
+bool read_from_device(const array& a, uint8_t* to, size_t n_bytes);
+// Whether the default device is CUDA's.
+bool has_cuda();
+
 // Bytes change behind a shared handle: who reads and writes what, and when, is the callers' matter.
 void pinned_grow(const std::shared_ptr<Pinned>& memory, size_t n_bytes);
 inline uint8_t* pinned_data(const std::shared_ptr<Pinned>& memory) { return memory->data(); }

@@ -44,9 +44,19 @@ Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
   size_t n = type.size();
   for (auto d : dims) n *= d;
   if (n != bytes.size()) throw std::invalid_argument("byte count does not match the shape");
-  auto buffer = allocate(n);
+  // MLX's CUDA allocator keeps what is freed on the device and on the host together, by size, and
+  // moves a buffer from one to the other where it is used again, in a call that waits for the link.
+  // So what comes from the host has a size that little else has.
+  constexpr size_t small = 64 << 10, of_host = 67 * (16 << 10);
+  auto buffer = allocate(has_cuda() && n > 0 && n <= small ? of_host : n);
   std::copy(bytes.begin(), bytes.end(), static_cast<uint8_t*>(buffer.buffer().raw_ptr()));
   return own(array(std::move(buffer), std::move(dims), type));
+}
+
+void read(const array& a, rust::Slice<uint8_t> to) {
+  if (to.size() > a.nbytes()) throw std::invalid_argument("there are not so many bytes");
+  if (read_from_device(a, to.data(), to.size())) return;
+  std::copy_n(a.data<uint8_t>(), to.size(), to.data());
 }
 
 Ptr quantized_matmul(const array& x, const array& w, const array& scales, MaybeArray biases,

@@ -103,7 +103,8 @@ inline uint8_t dtype(const array& a) { return static_cast<uint8_t>(a.dtype().val
 inline size_t n_bytes(const array& a) { return a.nbytes(); }
 inline size_t buffer_bytes(const array& a) { return a.buffer_size(); }
 inline bool is_row_contiguous(const array& a) { return a.flags().row_contiguous; }
-inline const uint8_t* data(const array& a) { return a.data<uint8_t>(); }
+// The elements of an array that is computed and lies in one piece.
+void read(const array& a, rust::Slice<uint8_t> to);
 Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype);
 inline bool is_available(const array& a) { return a.is_available(); }
 inline void eval(const Arrays& list) { mx::eval(list.items); }

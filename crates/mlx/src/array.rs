@@ -212,24 +212,25 @@ impl Array {
             copy
         };
         let n_bytes = whole.n_bytes();
-        let mut values = Vec::<T>::with_capacity(n_bytes / size_of::<T>());
+        let n = n_bytes / size_of::<T>();
+        let mut values = Vec::<T>::with_capacity(n);
+        // SAFETY: the vector has room for `n` values, whose bytes are initialised here.
+        let bytes = unsafe {
+            values.as_mut_ptr().write_bytes(0, n);
+            std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), n_bytes)
+        };
         if n_bytes > 0 {
-            let data = ffi::data(&whole.0).map_err(|e| error::of_op("data", &[self], e))?;
-            // SAFETY: `whole` is evaluated and row-contiguous, so `n_bytes` bytes are readable at
-            // `data`, and it outlives the copy.
-            if !T::holds(unsafe { std::slice::from_raw_parts(data, n_bytes) }) {
-                return Err(Error::Op {
-                    op: "copy_out",
-                    inputs: format!("{self:?}"),
-                    message: crate::dtype::NO_BOOL.to_owned(),
-                });
-            }
-            // SAFETY: as above; the vector has room for the bytes, and all of them make values.
-            unsafe {
-                std::ptr::copy_nonoverlapping(data, values.as_mut_ptr().cast(), n_bytes);
-                values.set_len(n_bytes / size_of::<T>());
-            }
+            ffi::read(&whole.0, bytes).map_err(|e| error::of_op("read", &[self], e))?;
         }
+        if !T::holds(bytes) {
+            return Err(Error::Op {
+                op: "copy_out",
+                inputs: format!("{self:?}"),
+                message: crate::dtype::NO_BOOL.to_owned(),
+            });
+        }
+        // SAFETY: the bytes of all `n` values are initialised, and make values.
+        unsafe { values.set_len(n) };
         Ok(values)
     }
 }
