@@ -463,7 +463,7 @@ impl Engine {
             return self.cache.poll(if waits { DISK_PATIENCE } else { Duration::ZERO });
         }
         self.copied = Instant::now();
-        let has_copied = self.cache.copy_down(n_bytes)?;
+        let has_copied = self.cache.copy_down(n_bytes, is_idle)?;
         let patience = if is_idle && !has_copied { DISK_PATIENCE } else { Duration::ZERO };
         Ok(self.cache.poll(patience)? || has_copied)
     }

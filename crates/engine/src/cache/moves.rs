@@ -18,13 +18,14 @@ const SAVE_BYTES: u64 = 64 << 20;
 const PAGE_OUT_BYTES: u64 = 64 << 20;
 
 impl PrefixCache {
-    /// Copies about `max_bytes` of what is new to the tier below; whether there was anything.
+    /// Copies about `max_bytes` of what is new to the tier below; whether there was anything. With
+    /// `waits` it takes the time to get memory for it there.
     ///
     /// # Errors
     /// MLX refuses an operation.
-    pub fn copy_down(&mut self, max_bytes: u64) -> Result<bool> {
+    pub fn copy_down(&mut self, max_bytes: u64, waits: bool) -> Result<bool> {
         let is_full = self.disk.as_ref().is_some_and(|disk| !disk.has_room());
-        if is_full || !self.tiers.has_room(max_bytes) {
+        if is_full || !self.tiers.has_room(max_bytes, waits) {
             return Ok(false);
         }
         let transfers = self.books.next_copies(max_bytes, self.now());
@@ -55,7 +56,7 @@ impl PrefixCache {
     /// MLX refuses an operation.
     pub fn page_out(&mut self) -> Result<()> {
         loop {
-            if self.copy_down(PAGE_OUT_BYTES)? {
+            if self.copy_down(PAGE_OUT_BYTES, true)? {
                 continue;
             }
             if !self.tiers.is_busy() {
@@ -130,7 +131,7 @@ impl PrefixCache {
     fn save(&mut self) -> Result<()> {
         let begun = Instant::now();
         while self.disk.is_some() && begun.elapsed() < MAX_SAVE {
-            let has_copied = self.copy_down(SAVE_BYTES)?;
+            let has_copied = self.copy_down(SAVE_BYTES, true)?;
             let is_busy = self.poll(if has_copied { Duration::ZERO } else { DISK_PATIENCE })?;
             if !has_copied && !is_busy {
                 break;

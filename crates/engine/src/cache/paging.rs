@@ -192,13 +192,13 @@ impl Paging {
         !self.moves.is_empty()
     }
 
-    /// Whether about `n_bytes` more should be taken now: not while much is under way, nor where
-    /// memory for them is still being pinned, for which passes would wait.
-    pub fn has_room(&self, n_bytes: u64) -> bool {
+    /// Whether about `n_bytes` more should be taken now: not while much is under way, nor, unless
+    /// somebody `waits` for it, where memory for them is still being pinned.
+    pub fn has_room(&self, n_bytes: u64, waits: bool) -> bool {
         let is_pinned = |(memory, used): (&PinnedMemory, &usize)| {
             let end = (used + n_bytes as usize).min(memory.n_bytes());
             memory.ask_for(end + AHEAD_BYTES);
-            memory.n_pinned() >= end || memory.has_failed()
+            waits || memory.n_pinned() >= end || memory.has_failed()
         };
         let moving_bytes = self.moves.iter().map(|m| m.transfer.n_bytes).sum::<u64>();
         moving_bytes < MAX_MOVING_BYTES && self.host.iter().zip(&self.used_bytes).all(is_pinned)

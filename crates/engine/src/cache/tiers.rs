@@ -141,9 +141,9 @@ impl Tiers {
         matches!(self, Self::Paged(paging) if paging.is_busy())
     }
 
-    /// Whether about `n_bytes` more should be taken down now.
-    pub fn has_room(&self, n_bytes: u64) -> bool {
-        !matches!(self, Self::Paged(paging) if !paging.has_room(n_bytes))
+    /// Whether about `n_bytes` more should be taken down now, or after a while if that is wanted.
+    pub fn has_room(&self, n_bytes: u64, waits: bool) -> bool {
+        !matches!(self, Self::Paged(paging) if !paging.has_room(n_bytes, waits))
     }
 
     /// Gives up what is under way.
