@@ -4,9 +4,9 @@
 #   bench/gpu.sh BIN_DIR OUT_DIR
 #
 # BIN_DIR holds offshoot and offshoot-runner (release builds), the test programs kernels-it,
-# bindings, models-it and engine-it, the bench programs fused and graph_cost, and engine's example
-# cache_speed. libmlx with CUDA
-# must be on LD_LIBRARY_PATH. Each part writes its raw output to OUT_DIR and none stops the others.
+# bindings, models-it and engine-it, the bench programs fused and graph_cost, and engine's examples
+# cache_speed and concurrency. libmlx with CUDA must be on LD_LIBRARY_PATH; the link's speed wants
+# PyTorch. Each part writes its raw output to OUT_DIR and none stops the others.
 # Every test runs in a process of its own, many at once: MLX compiles kernels at their first use,
 # which takes most of the time. Test programs look for goldens/ where they were built.
 set -uo pipefail
@@ -40,6 +40,7 @@ part() { # name, seconds, command...
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 part doctor 60 "$bin/offshoot" doctor
+part link 60 python3 "$(dirname "$0")/link.py"
 tests kernels-it 240
 lines=80 part fused 200 "$bin/fused" --bench
 tests bindings 240
@@ -51,6 +52,7 @@ for shape in qwen3-0.6b:bf16 qwen3-8b:bf16 qwen3-8b:4bit qwen3-30b-a3b:4bit \
   qwen3.5-35b-a3b:4bit glm-4.7-flash:4bit gpt-oss-20b:mxfp4; do
   part "bench-${shape/:/-}" 150 "$bin/offshoot" bench "shape:$shape" -p 2048 -n 128 -b 1,8 --json
 done
-for shape in qwen3-0.6b:bf16 qwen3-30b-a3b:4bit qwen3.5-35b-a3b:4bit; do
+part concurrency-qwen3-8b-bf16 120 "$bin/concurrency" qwen3-8b bf16 32768
+for shape in qwen3-8b:bf16 qwen3-30b-a3b:4bit qwen3.5-35b-a3b:4bit; do
   part "cache_speed-${shape/:/-}" 240 "$bin/cache_speed" "${shape%:*}" "${shape#*:}" 32768
 done
