@@ -33,7 +33,8 @@ fn main() {
     run.switch(n_tokens);
     drop(run);
     // A device that has room for one of the conversations and a little, and a host for several.
-    let device_bytes = Some(bytes + bytes / 3);
+    // What it has beyond the one may hold a part of the other, which is then not brought up.
+    let device_bytes = Some(bytes + bytes / 8);
     let settings = CacheSettings { device_bytes, host_bytes: Some(8 * bytes), disk: None };
     Run::load(source, settings).restore(n_tokens, bytes);
 }
