@@ -7,6 +7,7 @@
 
 mod anthropic;
 pub mod backend;
+mod blocking;
 pub mod dialect;
 mod document;
 pub mod explain;

@@ -65,15 +65,9 @@ pub async fn count_tokens(
     fields.end()?;
     conversation.marks.clear();
     let (permit, namespace) = (caller.permit()?, caller.namespace(None)?);
-    let (_, side) = app.generator.models.text(&model).await?;
-    let count = move || {
-        // Counting goes on when the caller has left, and so does the place that it takes.
-        let _permit = permit;
-        side.prompter.chat(conversation, namespace)
-    };
-    let counted = tokio::task::spawn_blocking(count).await;
-    let prompt = counted.map_err(|e| Failure::new(Kind::Ours, e.to_string()))??;
-    Ok(Json(json!({"input_tokens": prompt.tokens.len()})))
+    let input = Input::Chat(Box::new(conversation));
+    let (_, _, tokens) = app.generator.tokens(&model, input, namespace, permit).await?;
+    Ok(Json(json!({"input_tokens": tokens.len()})))
 }
 
 fn check_version(headers: &HeaderMap) -> Result<(), Failure> {

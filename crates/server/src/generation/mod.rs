@@ -20,6 +20,7 @@ use text::Json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub use self::form::{Calls, Form, SaidForm, Tools};
+use crate::blocking::blocking;
 use crate::failure::{Failure, Kind};
 use crate::metrics::Metrics;
 use crate::models::{KeepAlive, Models, TextSide};
@@ -463,7 +464,28 @@ impl Generator {
             };
             inputs.into_iter().map(one).collect()
         };
-        let rendered = tokio::task::spawn_blocking(render).await;
-        rendered.unwrap_or_else(|e| Err(Failure::new(Kind::Ours, e.to_string())))
+        blocking(render).await
+    }
+
+    /// The tokens of a prompt of which no answer is made, with the name and the text side of the
+    /// model whose they are.
+    ///
+    /// # Errors
+    /// The model is unknown, or cannot read the prompt.
+    pub async fn tokens(
+        &self,
+        model: &str,
+        input: Input,
+        namespace: u64,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(String, Arc<TextSide>, Vec<u32>), Failure> {
+        let (name, side) = self.models.text(model).await?;
+        let text = Arc::clone(&side);
+        let read = move || {
+            // Reading goes on when the caller has left, and so does the place that it takes.
+            let _permit = permit;
+            input.prompt(&text.prompter, namespace)
+        };
+        Ok((name, side, blocking(read).await?.tokens))
     }
 }

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use super::fields::Fields;
 use super::json;
 use super::{App, Limits};
+use crate::blocking::blocking;
 use crate::failure::{Failure, Kind};
 
 /// Of a body that is not wanted. The connection of a longer one ends.
@@ -27,8 +28,7 @@ impl FromRequest<App> for Body {
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         let bytes = read(request, &app.limits).await?;
         // A large body takes milliseconds, in which others would wait.
-        let parsed = tokio::task::spawn_blocking(move || json::parse(&bytes)).await;
-        let value = parsed.unwrap_or_else(|e| Err(Failure::new(Kind::Ours, e.to_string())))?;
+        let value = blocking(move || json::parse(&bytes)).await?;
         Fields::of("", value).map(Self)
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use text::{Json as AnyJson, JsonMap, TemplateSource};
 
 use super::time::{now, rfc3339};
+use crate::blocking::blocking;
 use crate::failure::{Failure, Kind};
 use crate::http::App;
 use crate::http::body::Body;
@@ -197,13 +198,6 @@ fn digest(folder: &ModelFolder) -> String {
     }
     let digest = context.finish();
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| Failure::new(Kind::Ours, e.to_string()))?
 }
 
 #[cfg(test)]

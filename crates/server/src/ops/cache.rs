@@ -7,7 +7,6 @@ use protocol::{CacheNode, Divergence, Event, Inspect, Inspected, MAX_INSPECTED_N
 use serde_json::{Value, json};
 
 use super::manage::not_loaded;
-use super::tokens::blocking;
 use crate::explain;
 use crate::failure::{Failure, Kind};
 use crate::generation::Input;
@@ -46,14 +45,7 @@ pub async fn explain(
     }
     fields.end()?;
     let permit = caller.permit()?;
-    let (name, side) = app.generator.models.text(&model).await?;
-    let text = std::sync::Arc::clone(&side);
-    let tokens = blocking(move || {
-        // Rendering goes on when the caller has left, and so does the place that it takes.
-        let _permit = permit;
-        Ok(input.prompt(&text.prompter, namespace)?.tokens)
-    });
-    let tokens = tokens.await?;
+    let (name, side, tokens) = app.generator.tokens(&model, input, namespace, permit).await?;
     if tokens.is_empty() {
         return Err(Failure::invalid("prompt", "must have at least one token"));
     }

@@ -4,7 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use crate::failure::{Failure, Kind};
+use crate::blocking::blocking;
+use crate::failure::Failure;
 use crate::http::App;
 use crate::http::body::Body;
 use crate::http::fields::token_ids;
@@ -50,7 +51,7 @@ pub async fn tokenize(
         if has_pieces {
             object["pieces"] = tokens.iter().map(|token| prompter.piece(*token)).collect();
         }
-        Ok(object)
+        Ok::<_, PromptError>(object)
     });
     let mut object = object.await?;
     object["max_model_len"] = context_tokens.into();
@@ -88,12 +89,4 @@ pub async fn apply_template(
     let (name, side) = app.generator.models.text(&model).await?;
     let prompt = blocking(move || side.prompter.chat(conversation, namespace)).await?;
     Ok(Json(json!({"model": name, "prompt": prompt.text, "n_tokens": prompt.tokens.len()})))
-}
-
-/// Long texts take time in which others would wait.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PromptError> + Send + 'static,
-) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|e| Failure::new(Kind::Ours, e.to_string()))??)
 }

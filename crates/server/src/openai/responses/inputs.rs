@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::request::counted;
 use super::store::Item;
 use crate::failure::{Failure, Kind};
+use crate::generation::Input;
 use crate::http::App;
 use crate::http::body::Body;
 use crate::http::fields::Fields;
@@ -78,14 +79,8 @@ pub async fn count(
     let (model, conversation) = counted(&mut fields, &app, &caller)?;
     fields.end()?;
     let (permit, namespace) = (caller.permit()?, caller.namespace(None)?);
-    let (_, side) = app.generator.models.text(&model).await?;
-    let count = move || {
-        // Counting goes on when the caller has left, and so does the place that it takes.
-        let _permit = permit;
-        side.prompter.chat(conversation, namespace)
-    };
-    let counted = tokio::task::spawn_blocking(count).await;
-    let prompt = counted.map_err(|e| Failure::new(Kind::Ours, e.to_string()))?;
-    let prompt = prompt.map_err(|e| super::renamed(e.into()))?;
-    Ok(Json(json!({"object": "response.input_tokens", "input_tokens": prompt.tokens.len()})))
+    let input = Input::Chat(Box::new(conversation));
+    let counted = app.generator.tokens(&model, input, namespace, permit).await;
+    let (_, _, tokens) = counted.map_err(super::renamed)?;
+    Ok(Json(json!({"object": "response.input_tokens", "input_tokens": tokens.len()})))
 }
