@@ -110,7 +110,7 @@ impl Device {
 
     /// The stream on which this thread's operations run.
     pub fn default_stream(&self) -> Result<Stream> {
-        ffi::default_stream().map(Stream).map_err(|e| error::of_op("default_stream", &[], e))
+        Stream::default_of_thread()
     }
 
     /// A second stream on the same device, whose work may overlap with the default stream's.
@@ -138,8 +138,7 @@ impl Stream {
         &self,
         work: impl FnOnce() -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        let before = ffi::default_stream().map(Self);
-        let before = before.map_err(|e| error::of_op("default_stream", &[], e))?;
+        let before = Self::default_of_thread()?;
         self.set_default()?;
         let result = work();
         before.set_default()?;
@@ -149,6 +148,10 @@ impl Stream {
     /// Waits until all work on this stream is done.
     pub fn synchronize(&self) -> Result<()> {
         ffi::synchronize(&self.0).map_err(|e| error::of_op("synchronize", &[], e))
+    }
+
+    fn default_of_thread() -> Result<Self> {
+        ffi::default_stream().map(Self).map_err(|e| error::of_op("default_stream", &[], e))
     }
 
     fn set_default(&self) -> Result<()> {

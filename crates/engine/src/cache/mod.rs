@@ -237,16 +237,20 @@ impl PrefixCache {
                 }
                 Op::Restore(transfer) => match (transfer.from, &mut self.disk) {
                     (Tier::Disk, Some(disk)) => disk.read(transfer),
-                    _ => {
-                        let begun = Instant::now();
-                        if let Some(is_ok) = self.tiers.begin(&transfer, &mut self.pools)? {
-                            self.ended(&transfer, is_ok, begun.elapsed())?;
-                        }
-                    }
+                    _ => self.begin_move(&transfer)?,
                 },
             }
         }
         Ok(())
+    }
+
+    /// Begins a transfer to or from the host, which may end at once.
+    fn begin_move(&mut self, transfer: &Transfer) -> Result<()> {
+        let begun = Instant::now();
+        match self.tiers.begin(transfer, &mut self.pools)? {
+            Some(is_ok) => self.ended(transfer, is_ok, begun.elapsed()),
+            None => Ok(()),
+        }
     }
 
     /// A transfer to or from the host has ended.

@@ -32,10 +32,7 @@ impl PrefixCache {
         let is_any = !transfers.is_empty();
         for transfer in transfers {
             if transfer.to == Tier::Host {
-                let begun = Instant::now();
-                if let Some(is_ok) = self.tiers.begin(&transfer, &mut self.pools)? {
-                    self.ended(&transfer, is_ok, begun.elapsed())?;
-                }
+                self.begin_move(&transfer)?;
                 continue;
             }
             let pieces = self.tiers.read(&transfer, &mut self.pools)?;

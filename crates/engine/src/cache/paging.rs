@@ -92,45 +92,41 @@ impl Paging {
     /// # Errors
     /// MLX refuses an operation.
     pub fn begin(&mut self, transfer: Transfer, pools: &mut Pools) -> Result<bool> {
-        if !self.has_pinned(&transfer, pools) {
-            return Ok(false);
-        }
         let way = if transfer.from == Tier::Host { Way::In } else { Way::Out };
-        let mut done = Vec::new();
-        let after = marker()?;
-        for (group, indices) in by_group(&transfer.items) {
-            let items = indices.iter().map(|i| transfer.items[*i]).collect::<Vec<_>>();
+        let parts = by_group(&transfer.items).into_iter().map(|(group, indices)| {
             let bytes = pools.layout().groups()[group].bytes as usize;
-            let place = |item: &Item| match way {
-                Way::In => item.from.0 as usize * bytes,
-                Way::Out => item.to.0 as usize * bytes,
+            let sides = |i: usize| match (way, transfer.items[i]) {
+                (Way::In, Item { from, to, .. }) => (to.0, from.0 as usize * bytes),
+                (Way::Out, Item { from, to, .. }) => (from.0, to.0 as usize * bytes),
             };
-            let places = items.iter().map(place).collect::<Vec<_>>();
-            let on_device = |item: &Item| if way == Way::In { item.to.0 } else { item.from.0 };
-            let ids = items.iter().map(on_device).collect::<Vec<_>>();
-            let what = (group, &ids[..], &places[..]);
-            done.extend(self.launch(way, &self.host[group], what, &after, pools)?);
+            let (ids, places) = indices.into_iter().map(sides).unzip::<_, _, Vec<_>, Vec<_>>();
+            let end = places.iter().max().map_or(0, |place| place + bytes);
+            (group, ids, places, end)
+        });
+        let parts = parts.collect::<Vec<_>>();
+        for (group, _, _, end) in &parts {
+            if !self.has_pinned(*group, *end) {
+                return Ok(false);
+            }
+        }
+        let (mut done, after) = (Vec::new(), marker()?);
+        for (group, ids, places, _) in &parts {
+            let what = (*group, &ids[..], &places[..]);
+            done.extend(self.launch(way, &self.host[*group], what, &after, pools)?);
         }
         self.moves.push_back(Move { transfer, done, begun: Instant::now() });
         Ok(true)
     }
 
-    /// Sees to it that memory is pinned where items lie on the host, and some more.
-    fn has_pinned(&mut self, transfer: &Transfer, pools: &Pools) -> bool {
-        for (group, indices) in by_group(&transfer.items) {
-            let items = indices.iter().map(|i| transfer.items[*i]);
-            let ids =
-                items.map(|item| if transfer.from == Tier::Host { item.from } else { item.to });
-            let bytes = pools.layout().groups()[group].bytes as usize;
-            let end = ids.max().map_or(0, |id| (id.0 as usize + 1) * bytes);
-            if let Err(error) = self.host[group].wait_for(end) {
-                if !std::mem::replace(&mut self.has_warned, true) {
-                    eprintln!("warning: no more keys and values are kept on the host: {error}");
-                }
-                return false;
+    /// Waits until a group's memory is pinned up to `end`; whether it is.
+    fn has_pinned(&mut self, group: usize, end: usize) -> bool {
+        if let Err(error) = self.host[group].wait_for(end) {
+            if !std::mem::replace(&mut self.has_warned, true) {
+                eprintln!("warning: no more keys and values are kept on the host: {error}");
             }
-            self.used_bytes[group] = end.max(self.used_bytes[group]);
+            return false;
         }
+        self.used_bytes[group] = end.max(self.used_bytes[group]);
         true
     }
 
