@@ -16,14 +16,13 @@ pub(super) fn run(rule: Rule, gate: &Array, x: &Array) -> Result<Array> {
         Rule::Clamped { alpha, limit } => (2, alpha, limit),
         Rule::Sigmoid => (3, 0.0, 0.0),
     };
-    let (alpha, limit) = (literal(alpha), literal(limit));
     let kernel = Kernel {
-        name: format!("offshoot_gated_{number}_{alpha}_{limit}").replace(['(', ')'], ""),
+        name: format!("offshoot_gated_{number}_{:x}_{:x}", f32::to_bits(alpha), limit.to_bits()),
         source: include_str!("gated.cu"),
         inputs: vec![("gate", Some(gate)), ("x", Some(x))],
         outputs: vec!["out"],
         call: &|| {
-            let n = count("x");
+            let (n, alpha, limit) = (count("x"), literal(alpha), literal(limit));
             format!(
                 "{n}\noffshoot::gated_all<{number}, {RUN}, T>(gate, x, out, n, {alpha}, {limit});"
             )

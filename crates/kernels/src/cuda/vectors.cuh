@@ -1,4 +1,4 @@
-// Several neighbours in one load or store, for all CUDA sources of the crate.
+// What CUDA sources of the crate share: several neighbours in one load or store, sums over a warp.
 
 namespace offshoot {
 
@@ -17,6 +17,13 @@ __device__ inline Run<T, N> load_run(const T* from) {
 #pragma unroll
   for (int i = 0; i < N; ++i) run.at[i] = from[i];
   return run;
+}
+
+// In all lanes.
+__device__ inline float sum_of_warp(float value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  return value;
 }
 
 }  // namespace offshoot

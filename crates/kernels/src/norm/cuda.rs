@@ -29,12 +29,11 @@ pub(super) fn run(norm: &Norm<'_>) -> Result<(Array, Option<Array>)> {
     let (y, gate) = (name(norm.added, "y", "T"), name(norm.gate, "gate", "Gate"));
     let weight = name(norm.weight, "weight", "W");
     let sum = if norm.added.is_some() { "sum" } else { "static_cast<T*>(nullptr)" };
-    let (eps, factor) = (literal(norm.eps), literal(norm.factor));
     let kinds = u32::from(norm.added.is_some())
         + 2 * u32::from(norm.gate.is_some())
         + 4 * u32::from(norm.weight.is_some());
     let kernel = Kernel {
-        name: format!("offshoot_norm_{kinds}_{eps}_{factor}").replace(['(', ')'], ""),
+        name: format!("offshoot_norm_{kinds}_{:x}_{:x}", norm.eps.to_bits(), norm.factor.to_bits()),
         source: include_str!("norm.cu"),
         inputs: vec![
             ("x", Some(x)),
@@ -44,7 +43,7 @@ pub(super) fn run(norm: &Norm<'_>) -> Result<(Array, Option<Array>)> {
         ],
         outputs: if norm.added.is_some() { vec!["normed", "sum"] } else { vec!["normed"] },
         call: &|| {
-            let n = count("x");
+            let (n, eps, factor) = (count("x"), literal(norm.eps), literal(norm.factor));
             format!(
                 "{n}\noffshoot::rms_norm<WIDTH, WARPS, RUN, T, Gate, W>(x, {y}, {gate}, {weight}, \
                  normed, {sum}, n / WIDTH, {eps}, {factor});"

@@ -37,8 +37,7 @@ __device__ void rms_norm(
       squares += held[k][i] * held[k][i];
     }
   }
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
+  squares = sum_of_warp(squares);
   if (WARPS > 1) {
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = squares;
     __syncthreads();

@@ -14,11 +14,11 @@ pub(super) fn run(heads: &Heads<'_>, s: Sizes, begins: &Array) -> Result<Array> 
         Some(_) => "weight",
         None => "static_cast<const T*>(nullptr)",
     };
-    let eps = literal(heads.norm.map_or(0.0, |norm| norm.eps));
-    let factor = literal(rotation.factor.as_ref().map_or(1.0, |(factor, _)| *factor));
+    let eps = heads.norm.map_or(0.0, |norm| norm.eps);
+    let factor = rotation.factor.as_ref().map_or(1.0, |(factor, _)| *factor);
     let has_norm = u32::from(heads.norm.is_some());
     let kernel = Kernel {
-        name: format!("offshoot_turn_{has_norm}_{eps}_{factor}").replace(['(', ')'], ""),
+        name: format!("offshoot_turn_{has_norm}_{:x}_{:x}", eps.to_bits(), factor.to_bits()),
         source: include_str!("turn.cu"),
         inputs: vec![
             ("x", Some(heads.x)),
@@ -28,6 +28,7 @@ pub(super) fn run(heads: &Heads<'_>, s: Sizes, begins: &Array) -> Result<Array> 
         ],
         outputs: vec!["out"],
         call: &|| {
+            let (eps, factor) = (literal(eps), literal(factor));
             format!(
                 "offshoot::turn<HEADS, GROUP, BEGIN, DIM, TURNED, NEIGHBOURS>(x, frequencies, \
                  begins, {weight}, out, x_shape[0], x_shape[1], {eps}, {factor});"

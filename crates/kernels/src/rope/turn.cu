@@ -24,9 +24,7 @@ __device__ void turn(
       const float value = static_cast<float>(from[i]);
       squares += value * value;
     }
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
-    scale = 1.0f / sqrtf(squares / DIM + eps);
+    scale = 1.0f / sqrtf(sum_of_warp(squares) / DIM + eps);
   }
   const auto value = [&](int i) {
     const float normed = static_cast<float>(from[i]) * scale;

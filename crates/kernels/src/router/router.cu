@@ -20,12 +20,6 @@ __device__ inline void best_of_warp(float& value, int& index) {
   }
 }
 
-__device__ inline float sum_of_warp(float value) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(ALL, value, offset);
-  return value;
-}
-
 // The scores [E] of a token that lie in the groups with the largest sums of two, as a mask of
 // groups. One lane looks at one group.
 template <int E, int N_GROUP, int TOPK_GROUP>
