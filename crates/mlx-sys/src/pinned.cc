@@ -34,7 +34,9 @@ struct Driver {
   int (*pin)(void*, size_t, unsigned);
   int (*unpin)(void*);
   int (*device_address)(unsigned long long*, void*, unsigned);
-  int (*copy_out)(void*, unsigned long long, size_t);
+  int (*new_stream)(void**, unsigned, int);
+  int (*copy_out)(void*, unsigned long long, size_t, void*);
+  int (*wait)(void*);
 
   Driver() {
     void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
@@ -44,7 +46,9 @@ struct Driver {
     find(library, "cuMemHostRegister_v2", pin);
     find(library, "cuMemHostUnregister", unpin);
     find(library, "cuMemHostGetDevicePointer_v2", device_address);
-    find(library, "cuMemcpyDtoH_v2", copy_out);
+    find(library, "cuStreamCreateWithPriority", new_stream);
+    find(library, "cuMemcpyDtoHAsync_v2", copy_out);
+    find(library, "cuStreamSynchronize", wait);
   }
 
  private:
@@ -117,7 +121,12 @@ bool read_from_device(const array& a, uint8_t* to, size_t n_bytes) {
   const auto* buffer = static_cast<const CudaBuffer*>(a.buffer().ptr());
   if (!buffer || buffer->device < 0) return false;
   auto from = reinterpret_cast<unsigned long long>(buffer->data) + a.offset();
-  check(driver().copy_out(to, from, n_bytes), "the device's memory cannot be read");
+  // The device's common stream would wait for what other streams are in the middle of.
+  thread_local void* stream = nullptr;
+  constexpr int non_blocking = 1, before_all_others = -1000;
+  if (!stream) check(driver().new_stream(&stream, non_blocking, before_all_others), "no stream");
+  check(driver().copy_out(to, from, n_bytes, stream), "the device's memory cannot be read");
+  check(driver().wait(stream), "the device's memory cannot be read");
   return true;
 }
 
