@@ -11,7 +11,7 @@ use std::cell::OnceCell;
 
 use mlx::{Array, Dtype, Launch, Result};
 
-use super::{Attended, Cache, Layout, SelfAttention, attend_over_rows};
+use super::{Attended, Cache, Layout, SelfAttention, steps};
 use crate::Positions;
 use crate::cuda::{Kernel, shared_limit_bytes};
 use crate::rope::Heads;
@@ -42,7 +42,8 @@ pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
     }
     let keys = extend(&cache.keys, &k, true, a.layout, a.window)?;
     let values = extend(&cache.values, a.v, false, a.layout, a.window)?;
-    let out = attend_over_rows(a, &q, &keys, &values)?;
+    // What `extend` lays out behind the last query is zero.
+    let out = steps::attend(&a.over_rows(&q, &keys, &values))?;
     Ok(Attended { out, cache })
 }
 

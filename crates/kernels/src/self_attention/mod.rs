@@ -13,12 +13,13 @@
 //! |---|---|
 //! | [`SelfAttention::reference`] | everywhere: the twin, twins of the parts one after another |
 //! | `twin.rs` with the parts' fastest forms | Metal; CUDA over rows |
-//! | `cuda.rs` | CUDA over blocks: one token per row in one launch; more laid out, then MLX's |
+//! | `cuda.rs` | CUDA over blocks: one token per row in one launch; more laid out, `steps.rs` |
 //! | `cpu.rs` | CPU: three nodes, two write into the cache in place and one attends |
 
 mod cpu;
 mod cuda;
 mod latent;
+mod steps;
 mod twin;
 
 use mlx::{Array, Backend, Device, Dtype, Result};
@@ -265,21 +266,17 @@ impl SelfAttention<'_> {
     }
 }
 
-/// The queries over keys and values that are laid out as rows `[B, K, T, D]`.
-fn attend_over_rows(
-    a: &SelfAttention<'_>,
-    q: &Array,
-    keys: &Array,
-    values: &Array,
-) -> Result<Array> {
-    let attention = Attention {
-        q,
-        kv: Kv::Rows { keys, values, first_key: 0 },
-        scale: a.scale,
-        positions: a.q.positions,
-        window: a.window,
-        sinks: a.sinks,
-        masks: a.masks,
-    };
-    attention.run()
+impl SelfAttention<'_> {
+    /// Of the queries over keys and values that are laid out as rows `[B, K, T, D]`.
+    fn over_rows<'b>(&'b self, q: &'b Array, keys: &'b Array, values: &'b Array) -> Attention<'b> {
+        Attention {
+            q,
+            kv: Kv::Rows { keys, values, first_key: 0 },
+            scale: self.scale,
+            positions: self.q.positions,
+            window: self.window,
+            sinks: self.sinks,
+            masks: self.masks,
+        }
+    }
 }
