@@ -14,6 +14,7 @@ mod cuda;
 pub mod dense;
 pub mod embedding;
 pub mod experts;
+mod few_rows;
 pub mod gated_delta;
 mod input;
 pub mod norm;

@@ -44,6 +44,7 @@ fn main() {
     pointwise::routers(&plan);
     products::products(&plan);
     products::quantized_products(&plan);
+    products::chosen(&plan);
     pointwise::norms(&plan);
     pointwise::heads(&plan);
     pointwise::activations(&plan);

@@ -4,14 +4,23 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use kernels::{dense, quantized};
-use mlx::{Array, Backend, Dtype, QuantMode, Quantization, Quantized, Result};
+use kernels::{dense, experts, quantized};
+use mlx::{Array, Backend, Dtype, Gathered, QuantMode, Quantization, Quantized, Result};
 
 use crate::{Form, Plan, values};
 
 /// Products with quantized matrices. Several matrices by turns, so that none stays in a cache.
 pub(crate) fn quantized_products(plan: &Plan) {
     let sizes: &[(i32, i32, i32)] = match plan.is_bench {
+        true if plan.backend == Backend::Cuda => &[
+            (1, 4096, 12288),
+            (8, 4096, 12288),
+            (32, 4096, 12288),
+            (64, 4096, 12288),
+            (128, 4096, 12288),
+            (512, 4096, 12288),
+            (2048, 4096, 12288),
+        ],
         true => &[
             (1, 1024, 3072),
             (1, 3072, 1024),
@@ -52,6 +61,13 @@ pub(crate) fn quantized_products(plan: &Plan) {
                     }),
                 ),
             ];
+            let mut forms = forms;
+            if plan.backend == Backend::Cuda && rows >= 32 {
+                let by_floats = |x: &Array, w: &Quantized| {
+                    x.matmul(&w.dequantize(x.dtype())?.swap_axes(-1, -2)?)
+                };
+                forms.push(("dequantized", 32, Box::new(move |calls| each(calls, &by_floats))));
+            }
             // MLX's CPU backend takes half a minute for a prompt.
             let skipped = usize::from(plan.backend == Backend::Cpu && rows > 100);
             let forms = forms.into_iter().skip(skipped).collect();
@@ -60,11 +76,54 @@ pub(crate) fn quantized_products(plan: &Plan) {
     }
 }
 
+/// Products with matrices chosen by index: 8 of 128 for each row, sorted where there are many.
+pub(crate) fn chosen(plan: &Plan) {
+    let (n_in, n_out, n_matrices, k) =
+        if plan.is_bench { (2048, 768, 128, 8) } else { (64, 32, 4, 2) };
+    let rows: &[i32] = if plan.is_bench { &[1, 8, 32, 256, 2048] } else { &[1, 3] };
+    let w = values(&[n_matrices, n_out, n_in], 0.3).astype(Dtype::Bf16).unwrap();
+    let w = w.quantize(Quantization { mode: QuantMode::Affine, bits: 4, group_size: 64 }).unwrap();
+    mlx::eval([&w.weight, &w.scales, w.biases.as_ref().unwrap()]).unwrap();
+    for &rows in rows {
+        let mut which = (0..rows * k).map(|i| (i * 37 % n_matrices) as u32).collect::<Vec<_>>();
+        let sorted = rows >= 8;
+        if sorted {
+            which.sort_unstable();
+        }
+        let which = Array::from_slice(&which, &[rows * k]).unwrap();
+        let x = values(&[rows * k, 1, n_in], 0.1).astype(Dtype::Bf16).unwrap();
+        let calls = if plan.backend == Backend::Cuda { 16 } else { 1 };
+        let each = |n: usize, product: &dyn Fn() -> Result<Array>| {
+            (0..n).map(|_| product()).collect::<Result<Vec<_>>>()
+        };
+        let by = Gathered { lhs: None, rhs: Some(&which), sorted };
+        let mut forms: Vec<Form<'_>> = vec![(
+            "chosen",
+            calls,
+            Box::new(|n| each(n, &|| quantized::chosen(&x, &w, &which, sorted))),
+        )];
+        if plan.backend == Backend::Cuda {
+            forms.push(("stock MLX", calls, Box::new(|n| each(n, &|| x.gather_qmm(&w, by)))));
+            let by_floats = || experts::product(&x, &w.dequantize(x.dtype())?, &which, sorted);
+            forms.push(("dequantized", calls, Box::new(move |n| each(n, &by_floats))));
+        }
+        plan.compare(&format!("chosen {rows}x{k} of {n_matrices}, {n_in} to {n_out}"), forms);
+    }
+}
+
 /// Products of rows with matrices of floats, and what the machine could do at best: multiply and
 /// add in registers, and read memory.
 pub(crate) fn products(plan: &Plan) {
     let sizes: &[(i32, i32, i32, Dtype)] = match plan.is_bench {
         false => &[(2, 16, 24, Dtype::F32)],
+        true if plan.backend == Backend::Cuda => &[
+            (1, 4096, 12288, Dtype::Bf16),
+            (8, 4096, 12288, Dtype::Bf16),
+            (8, 12288, 4096, Dtype::Bf16),
+            (8, 4096, 4096, Dtype::Bf16),
+            (32, 4096, 12288, Dtype::Bf16),
+            (64, 4096, 12288, Dtype::Bf16),
+        ],
         true => &[
             (1, 1024, 3072, Dtype::F32),
             (1, 1024, 3072, Dtype::Bf16),

@@ -7,6 +7,7 @@
 //! | form | where |
 //! |---|---|
 //! | [`reference`] | everywhere: the twin, MLX's product in f32 |
+//! | [`crate::few_rows`] | CUDA, few rows of 16-bit floats |
 //! | MLX's product in the common dtype of x and w | CUDA, Metal |
 //! | `cpu.rs` | CPU, where MLX's is slow and widens all of w: w is read as it lies, once |
 //!
@@ -18,6 +19,8 @@ mod twin;
 
 use mlx::{Array, Backend, Device, Result};
 
+use crate::activation;
+use crate::few_rows::{self, Join, Weights};
 use crate::input::{expect_float, refused};
 
 const OP: &str = "dense";
@@ -31,8 +34,54 @@ pub fn product(x: &Array, w: &Array) -> Result<Array> {
     let batch = check(x, w, -1)?;
     match Device::current_backend() {
         Backend::Cpu => cpu::run(x, w, &batch),
-        Backend::Cuda | Backend::Metal => x.matmul(&w.swap_axes(-1, -2)?)?.astype(x.dtype()),
+        Backend::Cuda | Backend::Metal => {
+            if let Some(made) = of_few_rows(x, &[w], Join::Apart)? {
+                return Ok(only(made));
+            }
+            x.matmul(&w.swap_axes(-1, -2)?)?.astype(x.dtype())
+        }
     }
+}
+
+/// [`product`] with each of several matrices `[out, in]`, in one launch where there is a form for
+/// it.
+///
+/// # Errors
+/// Those of [`product`].
+pub fn products(x: &Array, matrices: &[&Array]) -> Result<Vec<Array>> {
+    matrices.iter().try_for_each(|w| check(x, w, -1).map(|_| ()))?;
+    match of_few_rows(x, matrices, Join::Apart)? {
+        Some(made) => Ok(made),
+        None => matrices.iter().map(|w| product(x, w)).collect(),
+    }
+}
+
+/// silu(x·gateᵀ) ⊙ x·upᵀ: `[.., in]` → `[.., out]` in the dtype of x; gate and up are `[out, in]`.
+///
+/// # Errors
+/// Those of [`product`]; gate and up differ in their outputs.
+pub fn swiglu(x: &Array, gate: &Array, up: &Array) -> Result<Array> {
+    check(x, gate, -1)?;
+    check(x, up, -1)?;
+    if gate.dim(-2) != up.dim(-2) {
+        return Err(refused(OP, &[gate, up], "gate and up differ in their outputs".to_owned()));
+    }
+    match of_few_rows(x, &[gate, up], Join::Swiglu)? {
+        Some(made) => Ok(only(made)),
+        None => activation::swiglu(&product(x, gate)?, &product(x, up)?),
+    }
+}
+
+fn of_few_rows(x: &Array, matrices: &[&Array], join: Join) -> Result<Option<Vec<Array>>> {
+    if matrices.iter().any(|w| w.n_dims() != 2) {
+        return Ok(None);
+    }
+    let weights = matrices.iter().map(|w| Weights::Floats(w)).collect::<Vec<_>>();
+    few_rows::products(x, &weights, join)
+}
+
+fn only(made: Vec<Array>) -> Array {
+    made.into_iter().next().expect("one output was asked for")
 }
 
 /// The same with the matrices written as `[in, out]`. On the CPU few rows are faster where this is

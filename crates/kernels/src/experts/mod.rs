@@ -3,6 +3,7 @@
 //! | form | where |
 //! |---|---|
 //! | [`reference`] | everywhere: the twin, MLX's `gather_mm` in f32 |
+//! | [`crate::few_rows`] | CUDA, few rows of 16-bit floats |
 //! | MLX's `gather_mm` in the dtype of x | CUDA, Metal |
 //! | `cpu.rs` | CPU, where MLX multiplies f32 alone: rows of one matrix share what is read of it |
 //!
@@ -12,6 +13,7 @@ mod cpu;
 
 use mlx::{Array, Backend, Device, Dtype, Result};
 
+use crate::few_rows::{self, Join, Weights};
 use crate::input::{expect_dtype, expect_float, refused};
 
 const OP: &str = "experts";
@@ -36,6 +38,10 @@ pub fn product(x: &Array, w: &Array, which: &Array, sorted: bool) -> Result<Arra
     match Device::current_backend() {
         Backend::Cpu => cpu::run(x, w, which, sizes),
         Backend::Cuda | Backend::Metal => {
+            let weights = [Weights::Floats(w)];
+            if let Some(made) = few_rows::chosen(x, which, &weights, Join::Apart)? {
+                return Ok(made);
+            }
             // CUDA's form for sorted indices takes the stride of the axis of one row, which
             // inserting that axis leaves at 1, for the distance of rows.
             let rows = x.flatten(0, -2)?.reshape(x.shape())?;

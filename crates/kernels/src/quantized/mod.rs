@@ -4,6 +4,7 @@
 //! | form | where | how |
 //! |---|---|---|
 //! | [`reference`] | everywhere | the twin: dequantized to f32, then multiplied |
+//! | [`crate::few_rows`] | CUDA, few rows of 16 bits, affine of 4 and 8 bits | tensor cores |
 //! | MLX's `quantized_matmul`, `gather_qmm` | CUDA, Metal | |
 //! | `tile.rs` | CPU, 16-bit activations | activations rounded to 8 bits, eight to a scale |
 //! | `exact.rs` | CPU, f32 activations, mxfp8, on request | f32 throughout |
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mlx::{Array, Backend, Device, Dtype, Gathered, QuantMode, Quantized, Result};
 
 use crate::activation;
+use crate::few_rows::{self, Weights};
 use crate::input::{expect_dtype, expect_float, expect_shape, refused};
 
 const OP: &str = "quantized";
@@ -70,9 +72,18 @@ pub fn products(x: &Array, matrices: &[&Quantized]) -> Result<Vec<Array>> {
     match Device::current_backend() {
         Backend::Cpu => on_cpu(x, None, matrices, Join::Apart),
         Backend::Cuda | Backend::Metal => {
-            matrices.iter().map(|w| x.quantized_matmul(w)?.astype(x.dtype())).collect()
+            let made = few_rows::products(x, &weights(matrices), few_rows::Join::Apart)?;
+            match (made, matrices) {
+                (Some(made), _) => Ok(made),
+                (None, [w]) => Ok(vec![x.quantized_matmul(w)?.astype(x.dtype())?]),
+                (None, all) => all.iter().map(|w| Ok(only(products(x, &[w])?))).collect(),
+            }
         }
     }
+}
+
+fn weights<'a>(matrices: &[&'a Quantized]) -> Vec<Weights<'a>> {
+    matrices.iter().map(|w| Weights::Quantized(w)).collect()
 }
 
 /// `onto` `[.., out]` plus x `[.., in]` times the matrix `[out, in]`, in their dtype.
@@ -104,6 +115,10 @@ pub fn swiglu(x: &Array, gate: &Quantized, up: &Quantized) -> Result<Array> {
     match Device::current_backend() {
         Backend::Cpu => Ok(only(on_cpu(x, None, &[gate, up], Join::Swiglu)?)),
         Backend::Cuda | Backend::Metal => {
+            let pair = weights(&[gate, up]);
+            if let Some(made) = few_rows::products(x, &pair, few_rows::Join::Swiglu)? {
+                return Ok(only(made));
+            }
             let made = products(x, &[gate, up])?;
             activation::swiglu(&made[0], &made[1])
         }
@@ -122,7 +137,12 @@ pub fn chosen(x: &Array, w: &Quantized, which: &Array, sorted: bool) -> Result<A
     match Device::current_backend() {
         Backend::Cpu => Ok(only(on_cpu(x, Some(which), &[w], Join::Apart)?)),
         Backend::Cuda | Backend::Metal => {
-            x.gather_qmm(w, Gathered { lhs: None, rhs: Some(which), sorted })?.astype(x.dtype())
+            match few_rows::chosen(x, which, &weights(&[w]), few_rows::Join::Apart)? {
+                Some(made) => Ok(made),
+                None => x
+                    .gather_qmm(w, Gathered { lhs: None, rhs: Some(which), sorted })?
+                    .astype(x.dtype()),
+            }
         }
     }
 }
@@ -143,6 +163,10 @@ pub fn chosen_swiglu(
     match Device::current_backend() {
         Backend::Cpu => Ok(only(on_cpu(x, Some(which), &[gate, up], Join::Swiglu)?)),
         Backend::Cuda | Backend::Metal => {
+            let pair = weights(&[gate, up]);
+            if let Some(made) = few_rows::chosen(x, which, &pair, few_rows::Join::Swiglu)? {
+                return Ok(made);
+            }
             let gate = chosen(x, gate, which, sorted)?;
             activation::swiglu(&gate, &chosen(x, up, which, sorted)?)
         }

@@ -1,7 +1,7 @@
 //! Products with matrices of floats: the backend's form against the twin and against sums in f64.
 
-use kernels::dense::{product, product_transposed, reference};
-use mlx::{Array, Dtype};
+use kernels::dense::{product, product_transposed, products, reference, swiglu};
+use mlx::{Array, Backend, Dtype};
 
 use crate::{Values, close, device};
 
@@ -64,6 +64,61 @@ fn x_and_w_may_have_different_dtypes() {
             let w = values.array(&[45, 77], |v| v).astype(w_dtype).unwrap();
             check(&format!("{n_rows} rows, {x_dtype} and {w_dtype}"), &x, &w);
         }
+    }
+}
+
+#[test]
+fn few_rows_of_16_bits_agree_with_the_twin_and_on_cuda_are_the_same_alone() {
+    let device = device();
+    for dtype in [Dtype::Bf16, Dtype::F16] {
+        for (n_in, n_out) in [(32, 5), (96, 16), (320, 45), (2080, 70)] {
+            for n_rows in [1, 3, 8, 9, 17, 32, 33] {
+                let mut values = Values((n_rows * 1000 + n_in) as u64);
+                let x = values.array(&[n_rows, n_in], |v| v).astype(dtype).unwrap();
+                let w = values.array(&[n_out, n_in], |v| v).astype(dtype).unwrap();
+                let what = format!("{n_rows} rows of {n_in} to {n_out}, {dtype}");
+                check(&what, &x, &w);
+                if n_rows > 8 || device.backend() != Backend::Cuda {
+                    continue;
+                }
+                let all = product(&x, &w).unwrap();
+                for i in 0..n_rows {
+                    let row = |x: &Array| x.slice_axis(0, i..i + 1).unwrap();
+                    let alone = product(&row(&x), &w).unwrap().to_bytes().unwrap();
+                    assert_eq!(alone, row(&all).to_bytes().unwrap(), "{what}, row {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn several_matrices_at_once_and_joined_ones_give_what_each_gives() {
+    let _device = device();
+    for (dtype, n_rows, n_in) in [
+        (Dtype::Bf16, 1, 256),
+        (Dtype::F16, 5, 96),
+        (Dtype::Bf16, 31, 544),
+        (Dtype::F32, 4, 64),
+        (Dtype::Bf16, 3, 50),
+        (Dtype::F16, 40, 64),
+    ] {
+        let mut values = Values(n_in as u64);
+        let mut array = |shape: &[i32]| values.array(shape, |v| v).astype(dtype).unwrap();
+        let x = array(&[n_rows, 1, n_in]);
+        let all = [24, 7, 40].map(|n_out| array(&[n_out, n_in]));
+        let found = products(&x, &all.each_ref()).unwrap();
+        for (found, w) in found.iter().zip(&all) {
+            let what = format!("{n_rows} rows of {n_in} to {}, {dtype}", w.dim(0));
+            close(&what, found, &reference(&x, w).unwrap(), bound(dtype));
+        }
+        let up = array(&[24, n_in]);
+        let [gate, of_up] = [&all[0], &up].map(|w| reference(&x, w).unwrap());
+        let wanted = gate.silu().unwrap().mul(&of_up).unwrap();
+        let what = format!("swiglu, {n_rows} rows of {n_in}, {dtype}");
+        close(&what, &swiglu(&x, &all[0], &up).unwrap(), &wanted, 3.0 * bound(dtype));
+        let message = swiglu(&x, &all[0], &all[1]).unwrap_err().to_string();
+        assert!(message.contains("differ in their outputs"), "{message}");
     }
 }
 

@@ -23,6 +23,7 @@ fn rows_of_chosen_matrices_agree_with_the_twin() {
             (3, 4, 7, 50, 19),
             (9, 8, 12, 129, 70),
             (2, 1, 1, 3, 4),
+            (5, 3, 4, 416, 21),
             // Matrices with so many rows that they are written out first.
             (31, 6, 5, 270, 37),
         ] {

@@ -69,7 +69,7 @@ impl<'w, 'p> Scope<'w, 'p> {
 
     /// A linear layer `n_in` → `n_out`.
     pub fn linear(&self, name: &str, n_in: i32, n_out: i32, bias: bool) -> Result<Linear> {
-        let weight = transposed(self.matrix(name, &[n_out, n_in])?)?;
+        let weight = self.matrix(name, &[n_out, n_in])?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), n_out, 0.0)).transpose()?;
         Ok(Linear { weight, bias })
     }
@@ -91,8 +91,7 @@ impl<'w, 'p> Scope<'w, 'p> {
                 Stored::Dense(w) => Stored::Dense(w.take(&index, 0)?),
                 Stored::Quantized(q) => Stored::Quantized(q.take_rows(&index)?),
             };
-            let matrix = self.owned(part, &[list.len() as i32, n_in])?;
-            Ok(Linear { weight: transposed(matrix)?, bias: None })
+            Ok(Linear { weight: self.owned(part, &[list.len() as i32, n_in])?, bias: None })
         };
         rows.iter().map(part).collect()
     }
@@ -293,12 +292,4 @@ impl<'w, 'p> Scope<'w, 'p> {
             ControlFlow::Break(()) => Err(Error::Cancelled),
         }
     }
-}
-
-/// Linear layers hold a dense matrix as `[in, out]`.
-fn transposed(matrix: Matrix) -> Result<Matrix> {
-    Ok(match matrix {
-        Matrix::Dense(w) => Matrix::Dense(w.swap_axes(-1, -2)?),
-        quantized @ Matrix::Quantized(..) => quantized,
-    })
 }

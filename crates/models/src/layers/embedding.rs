@@ -27,7 +27,7 @@ impl Embedding {
     /// The same table as the matrix of an output head.
     pub fn as_head(&self) -> Result<Matrix> {
         Ok(match self {
-            Embedding::Dense(table) => Matrix::Dense(table.swap_axes(0, 1)?),
+            Embedding::Dense(table) => Matrix::Dense(table.clone()),
             Embedding::Quantized(table, product, _) => Matrix::Quantized(table.clone(), *product),
         })
     }

@@ -8,7 +8,7 @@ use crate::Result;
 /// A weight matrix `[out, in]`, or a stack of them.
 #[derive(Debug)]
 pub enum Matrix {
-    /// In floats. Layers that multiply hold it transposed, `[in, out]`.
+    /// In floats.
     Dense(Array),
     /// In one of MLX's quantized forms.
     Quantized(Quantized, Product),
@@ -119,6 +119,14 @@ fn only<T>(list: Vec<T>) -> T {
 }
 
 impl Matrix {
+    /// The floats, where it is in floats.
+    fn floats(&self) -> Option<&Array> {
+        match self {
+            Matrix::Dense(weight) => Some(weight),
+            Matrix::Quantized(..) => None,
+        }
+    }
+
     /// The codes, if the device multiplies with them as they are.
     fn codes(&self) -> Option<&Quantized> {
         match self {
@@ -130,7 +138,7 @@ impl Matrix {
     /// `[.., in]` → `[.., out]` in the dtype of x.
     pub fn apply(&self, x: &Array) -> Result<Array> {
         match self {
-            Matrix::Dense(transposed) => Ok(dense::product_transposed(x, transposed)?),
+            Matrix::Dense(weight) => Ok(dense::product(x, weight)?),
             Matrix::Quantized(weight, product) => product.apply(x, weight),
         }
     }
@@ -233,23 +241,31 @@ impl Linear {
         }
     }
 
-    /// Several layers of one input: together where they are quantized.
+    /// Several layers of one input: together where they are of one kind.
     pub fn forward_all<const N: usize>(layers: [&Linear; N], x: &Array) -> Result<[Array; N]> {
         let codes = layers.iter().filter_map(|l| l.weight.codes()).collect::<Vec<_>>();
+        let floats = layers.iter().filter_map(|l| l.weight.floats()).collect::<Vec<_>>();
         let made = if codes.len() == N {
-            let made = quantized::products(x, &codes)?.into_iter().zip(layers);
-            made.map(|(y, layer)| layer.biased(y)).collect::<Result<Vec<_>>>()?
+            quantized::products(x, &codes)?
+        } else if floats.len() == N {
+            dense::products(x, &floats)?
         } else {
-            layers.iter().map(|layer| layer.forward(x)).collect::<Result<Vec<_>>>()?
+            layers.iter().map(|layer| layer.weight.apply(x)).collect::<Result<Vec<_>>>()?
         };
+        let made = made.into_iter().zip(layers).map(|(y, layer)| layer.biased(y));
+        let made = made.collect::<Result<Vec<_>>>()?;
         Ok(made.try_into().expect("one output for each layer"))
     }
 
     /// silu(gate x) ⊙ up x.
     pub fn swiglu(gate: &Linear, up: &Linear, x: &Array) -> Result<Array> {
-        let plain = gate.bias.is_none() && up.bias.is_none();
-        if let (true, Some(gate), Some(up)) = (plain, gate.weight.codes(), up.weight.codes()) {
-            return Ok(quantized::swiglu(x, gate, up)?);
+        if gate.bias.is_none() && up.bias.is_none() {
+            if let (Some(gate), Some(up)) = (gate.weight.codes(), up.weight.codes()) {
+                return Ok(quantized::swiglu(x, gate, up)?);
+            }
+            if let (Some(gate), Some(up)) = (gate.weight.floats(), up.weight.floats()) {
+                return Ok(dense::swiglu(x, gate, up)?);
+            }
         }
         Ok(activation::swiglu(&gate.forward(x)?, &up.forward(x)?)?)
     }

@@ -1,0 +1,294 @@
+//! Products of a few rows with matrices of weights on CUDA: what a decoding step is made of, and
+//! bounded by how fast the weights are read. One launch for several matrices of one input, for a
+//! gate and an up-projection joined by silu(gate) ⊙ up, and for matrices chosen by index.
+//!
+//! Sums are f32. What becomes of a row does not depend on the rows beside it, to the last bit. The
+//! twins are those of the operations that call this: [`crate::dense::reference`],
+//! [`crate::quantized::reference`], [`crate::experts::reference`].
+
+use mlx::{Array, Backend, Device, Dtype, Launch, QuantMode, Quantized, Result};
+
+use crate::cuda::{Kernel, shared_limit_bytes};
+
+/// Rows that are few: the columns of a tile. Beyond, the device's library is as fast.
+const MAX_ROWS: i32 = 8;
+/// Rows of all chosen matrices together; beyond, they had better be sorted and share what is read.
+const MAX_CHOSEN: i32 = 512;
+/// Matrices of a launch.
+const MAX_MATRICES: usize = 3;
+/// As the source has them.
+const TILE_ROWS: i32 = 16;
+const WARPS: i32 = 8;
+const THREADS: i32 = WARPS * 32;
+const FLOATS_STEP: i32 = 32;
+/// Steps of a warp whose weights are on their way or in use, and the shared memory that more than
+/// the fewest of them may take.
+const STAGES: [i32; 2] = [3, 6];
+const WARP_BYTES: i32 = 8 << 10;
+/// Shared memory for the warps' sums of a tile.
+const PARTS_BYTES: i32 = WARPS * TILE_ROWS * MAX_ROWS * 4;
+
+/// A matrix `[out, in]`, or a stack of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weights<'a> {
+    Floats(&'a Array),
+    Quantized(&'a Quantized),
+}
+
+/// What becomes of the products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Join {
+    /// One output for each matrix.
+    Apart,
+    /// silu(x·w₀ᵀ) ⊙ x·w₁ᵀ.
+    Swiglu,
+}
+
+impl Join {
+    /// Tiles of a block.
+    fn n_tiles(self) -> i32 {
+        match self {
+            Join::Apart => 1,
+            Join::Swiglu => 2,
+        }
+    }
+}
+
+/// The form that several matrices share: bits and group, none for floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Form(Option<(i32, i32)>);
+
+impl<'a> Weights<'a> {
+    fn array(self) -> &'a Array {
+        match self {
+            Weights::Floats(w) => w,
+            Weights::Quantized(w) => &w.weight,
+        }
+    }
+
+    /// The dtype of its scales, or its own.
+    fn scales(self) -> Dtype {
+        match self {
+            Weights::Floats(w) => w.dtype(),
+            Weights::Quantized(w) => w.scales.dtype(),
+        }
+    }
+
+    /// What the launch is given of matrix `i`, named as the call names them.
+    fn inputs(self, i: usize) -> Vec<(&'static str, Option<&'a Array>)> {
+        const NAMES: [[&str; 3]; MAX_MATRICES] =
+            [["w0", "s0", "b0"], ["w1", "s1", "b1"], ["w2", "s2", "b2"]];
+        let [w, s, b] = NAMES[i];
+        match self {
+            Weights::Floats(weight) => vec![(w, Some(weight))],
+            Weights::Quantized(q) => {
+                vec![(w, Some(&q.weight)), (s, Some(&q.scales)), (b, q.biases.as_ref())]
+            }
+        }
+    }
+
+    /// If there is code for it.
+    fn form(self, x: &Array) -> Option<Form> {
+        let n_in = x.dim(-1);
+        match self {
+            Weights::Floats(w) => {
+                (w.dtype() == x.dtype() && n_in % FLOATS_STEP == 0).then_some(Form(None))
+            }
+            Weights::Quantized(w) => {
+                let (bits, group) = (w.quantization.bits, w.quantization.group_size);
+                let fits = w.quantization.mode == QuantMode::Affine
+                    && matches!(bits, 4 | 8)
+                    && matches!(group, 32 | 64 | 128)
+                    && n_in % (2 * group) == 0
+                    && w.biases.as_ref().is_some_and(|b| b.dtype() == w.scales.dtype());
+                fits.then_some(Form(Some((bits, group))))
+            }
+        }
+    }
+}
+
+impl Form {
+    /// The name of the type in the source.
+    fn type_name(self) -> String {
+        match self.0 {
+            None => "offshoot::Floats<T>".to_owned(),
+            Some((bits, group)) => format!("offshoot::Affine<T, S, {bits}, {group}>"),
+        }
+    }
+
+    /// The inner size, by the shape of the first matrix of `n_dims` axes.
+    fn inner(self, n_dims: usize) -> String {
+        let codes = self.0.map_or(1, |(bits, _)| 32 / bits);
+        format!("w0_shape[{}] * {codes}", n_dims - 1)
+    }
+
+    /// Constructs matrix `i`.
+    fn matrix(self, i: usize) -> String {
+        match self.0 {
+            None => format!("{{w{i}}}"),
+            Some(_) => format!("{{w{i}, s{i}, b{i}}}"),
+        }
+    }
+
+    /// Steps of a warp that are in shared memory.
+    fn stages(self, join: Join, scales: Dtype) -> i32 {
+        (WARP_BYTES / self.stage_bytes(join, scales)).clamp(STAGES[0], STAGES[1])
+    }
+
+    /// As the source counts them.
+    fn stage_bytes(self, join: Join, scales: Dtype) -> i32 {
+        let scale_bytes = if scales == Dtype::F32 { 4 } else { 2 };
+        let tile_bytes = match self.0 {
+            None => 2 * 4 * 32 * 4,
+            Some((bits, group)) => {
+                2 * 2 * (group / 32 * bits / 4) * 32 * 4 + 2 * TILE_ROWS * 2 * scale_bytes
+            }
+        };
+        join.n_tiles() * tile_bytes
+    }
+
+    /// What a launch asks for.
+    fn shared_bytes(self, join: Join, scales: Dtype) -> i32 {
+        WARPS * self.stages(join, scales) * self.stage_bytes(join, scales)
+    }
+}
+
+/// x `[.., in]` times matrices `[out, in]` → `[.., out]` each, or one where they are joined. None
+/// where there is no such form.
+pub(crate) fn products(
+    x: &Array,
+    matrices: &[Weights<'_>],
+    join: Join,
+) -> Result<Option<Vec<Array>>> {
+    let n_rows = (x.n_elements() / x.dim(-1).max(1) as usize).min(i32::MAX as usize) as i32;
+    if !(1..=MAX_ROWS).contains(&n_rows) {
+        return Ok(None);
+    }
+    let Some(form) = shared_form(x, matrices, join) else { return Ok(None) };
+    let shape = |w: &Weights<'_>| [&x.shape()[..x.n_dims() - 1], &[w.array().dim(0)]].concat();
+    let call = Call { x, which: None, matrices, join, form };
+    call.launch(matrices.iter().map(shape).collect()).map(Some)
+}
+
+/// Rows `x` `[.., 1, in]` times the matrices of stacks `[E, out, in]` that `which` names →
+/// `[.., 1, out]`. None where there is no such form.
+pub(crate) fn chosen(
+    x: &Array,
+    which: &Array,
+    matrices: &[Weights<'_>],
+    join: Join,
+) -> Result<Option<Array>> {
+    let n = which.n_elements();
+    let Some(form) = shared_form(x, matrices, join) else { return Ok(None) };
+    if !(1..=MAX_CHOSEN as usize).contains(&n) || shared_rows(x, which).is_none() {
+        return Ok(None);
+    }
+    let shape = [which.shape(), &[1, matrices[0].array().dim(1)]].concat();
+    let call = Call { x, which: Some(which), matrices, join, form };
+    Ok(call.launch(vec![shape])?.pop())
+}
+
+/// The form of all matrices, if the device and the source have it.
+fn shared_form(x: &Array, matrices: &[Weights<'_>], join: Join) -> Option<Form> {
+    let has_code = Device::current_backend() == Backend::Cuda
+        && matches!(x.dtype(), Dtype::Bf16 | Dtype::F16)
+        && matrices.len() <= MAX_MATRICES;
+    let first = matrices.first().filter(|_| has_code)?;
+    let form = first.form(x)?;
+    let is_alike = |w: &Weights<'_>| w.form(x) == Some(form) && w.scales() == first.scales();
+    let n_bytes = form.shared_bytes(join, first.scales()) + PARTS_BYTES * join.n_tiles();
+    (matrices.iter().all(is_alike) && n_bytes <= shared_limit_bytes()).then_some(form)
+}
+
+/// How many indices in a row share a row of x: 1, or the last axis of `which`.
+fn shared_rows(x: &Array, which: &Array) -> Option<i32> {
+    let axes = &x.shape()[..x.n_dims() - 2];
+    let last = which.shape().last().copied().unwrap_or(1);
+    if axes == which.shape() {
+        return Some(1);
+    }
+    let (before, own) = axes.split_last().map(|(last, before)| (before, *last))?;
+    (own == 1 && before == &which.shape()[..which.n_dims() - 1]).then_some(last)
+}
+
+struct Call<'a> {
+    x: &'a Array,
+    which: Option<&'a Array>,
+    matrices: &'a [Weights<'a>],
+    join: Join,
+    form: Form,
+}
+
+impl Call<'_> {
+    /// `shapes`: those of the outputs, one for each matrix where they stay apart.
+    fn launch(&self, mut shapes: Vec<Vec<i32>>) -> Result<Vec<Array>> {
+        const OUTPUTS: [&str; MAX_MATRICES] = ["y0", "y1", "y2"];
+        let Self { x, which, matrices, join, form } = *self;
+        let n_dims = matrices[0].array().n_dims();
+        let n_tiles = |w: &Weights<'_>| (w.array().dim(-2) + TILE_ROWS - 1) / TILE_ROWS;
+        if join == Join::Swiglu {
+            shapes.truncate(1);
+        }
+        let outputs = shapes.iter().map(|shape| (&shape[..], x.dtype())).collect::<Vec<_>>();
+        let n_blocks = matrices[..shapes.len()].iter().map(n_tiles).sum::<i32>();
+        let scales = matrices[0].scales();
+        let stages = form.stages(join, scales);
+        let (bits, group) = form.0.unwrap_or_default();
+        let of_matrices = matrices.iter().enumerate().flat_map(|(i, w)| w.inputs(i));
+        let kernel = Kernel {
+            name: format!(
+                "offshoot_few_rows_{}_{}_{bits}_{group}_{stages}_{}",
+                matrices.len(),
+                join.n_tiles(),
+                u8::from(which.is_some())
+            ),
+            source: include_str!("few_rows.cu"),
+            inputs: [("x", Some(x)), ("which", which)].into_iter().chain(of_matrices).collect(),
+            outputs: OUTPUTS[..shapes.len()].to_vec(),
+            call: &|| self.text(n_dims),
+            shared_bytes: form.shared_bytes(join, scales),
+        };
+        let share = which.and_then(|which| shared_rows(x, which)).unwrap_or(1);
+        kernel.launch(&Launch {
+            outputs: &outputs,
+            grid: [n_blocks * THREADS, which.map_or(1, |which| which.n_elements() as i32), 1],
+            group: [THREADS, 1, 1],
+            ints: &[("STAGES", stages), ("SHARE", share)],
+            dtypes: &[("T", x.dtype()), ("S", scales)],
+        })
+    }
+
+    fn text(&self, n_dims: usize) -> String {
+        let Self { which, matrices, join, form, .. } = *self;
+        let (n, name) = (matrices.len(), form.type_name());
+        let list = |item: &dyn Fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
+        let (begin, rows) = match which {
+            Some(_) => ("blockIdx.y", "const int m = 1;".to_owned()),
+            None => ("0", format!("{}\nconst int m = n / k;", crate::cuda::count("x"))),
+        };
+        let matrix = |i: usize| match which {
+            Some(_) => {
+                format!("{name}{}.chosen(which[pair], w{i}_shape[1], k)", form.matrix(i))
+            }
+            None => format!("{name}{}", form.matrix(i)),
+        };
+        let axis = n_dims - 2;
+        let launch = match join {
+            Join::Apart => format!(
+                "const int sizes[] = {{{}}};\nT* const y[] = {{{}}};\n\
+                 offshoot::few_rows_apart<{n}, STAGES>(from, m, of, sizes, y, k);",
+                list(&|i| format!("w{i}_shape[{axis}]")),
+                list(&|i| format!("y{i} + pair * w{i}_shape[{axis}]")),
+            ),
+            Join::Swiglu => format!(
+                "const int size = w0_shape[{axis}];\noffshoot::few_rows_swiglu<STAGES>(\
+                 from, m, of[0], of[1], size, y0 + pair * size, k);"
+            ),
+        };
+        let (inner, of) = (form.inner(n_dims), list(&matrix));
+        format!(
+            "const int k = {inner};\nconst long pair = {begin};\n{rows}\n\
+             const {name} of[] = {{{of}}};\nconst T* from = x + pair / SHARE * k;\n{launch}"
+        )
+    }
+}
