@@ -125,8 +125,8 @@ enum Job {
 pub(crate) enum Done {
     /// An extent is on disk, or is not.
     Wrote { id: TransferId, is_ok: bool, n_bytes: u64 },
-    /// The bytes of a transfer's items, if all could be read.
-    Read { transfer: Transfer, pieces: Option<Vec<Vec<u8>>>, took: Duration },
+    /// The bytes of a transfer's items, or the extent of the first that could not be read.
+    Read { transfer: Transfer, pieces: Result<Vec<Vec<u8>>, Option<ExtentId>>, took: Duration },
 }
 
 impl Disk {
@@ -242,7 +242,7 @@ fn do_job(store: &Store, job: Job) -> Option<Done> {
         Job::Read { transfer } => {
             let begun = Instant::now();
             let places = transfer.items.iter().map(|item| item.place);
-            let pieces = places.map(|place| read(store, place?)).collect();
+            let pieces = places.map(|place| read(store, place.ok_or(None)?)).collect();
             Some(Done::Read { transfer, pieces, took: begun.elapsed() })
         }
         Job::Remove { extents } => {
@@ -254,13 +254,13 @@ fn do_job(store: &Store, job: Job) -> Option<Done> {
     }
 }
 
-fn read(store: &Store, place: Place) -> Option<Vec<u8>> {
-    let mut piece = vec![0; usize::try_from(place.n_bytes).ok()?];
+fn read(store: &Store, place: Place) -> Result<Vec<u8>, Option<ExtentId>> {
+    let mut piece = vec![0; usize::try_from(place.n_bytes).map_err(|_| place.extent)?];
     match store.read(place, &mut piece) {
-        Ok(()) => Some(piece),
+        Ok(()) => Ok(piece),
         Err(error) => {
             eprintln!("warning: a part of the cache on disk is of no use: {error}");
-            None
+            Err(Some(place.extent))
         }
     }
 }
