@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kvcache::{ExtentId, Layout, Place, Record, Transfer, TransferId};
 use kvstore::{Fingerprint, FoundExtents, Store};
-use mlx::Device;
+use mlx::{Backend, Device};
 use models::ModelInfo;
 use protocol::{CacheSettings, ModelSource};
 
@@ -60,11 +60,16 @@ impl Folder {
         self.quota_bytes / 5 * 4
     }
 
-    /// With what lies in a block and a state.
+    /// With what lies in a block and a state. Where answers must not depend on the cache by a bit
+    /// (a stride of more than 1), also the number of threads, which changes the rounding of
+    /// attention on the CPU: elsewhere that is as good as any other rounding.
     pub fn naming_layout(mut self, layout: &Layout) -> Self {
         let (n, stride) = (layout.block_tokens(), layout.stride());
         let text = format!("{n} tokens, at multiples of {stride}, {:?}", layout.groups());
         self.parts.push(("layout", text));
+        if stride > 1 && Device::current_backend() == Backend::Cpu {
+            self.parts.push(("threads", kernels::n_threads().to_string()));
+        }
         self
     }
 
