@@ -48,7 +48,7 @@ fn main() {
             worst = worst.max(twice.worst);
             seed += 1;
         }
-        memory.push(resident_kib());
+        memory.push(common::resident_kib());
     }
     println!("prompts asked twice      {n_asked}");
     println!("log probabilities        {n_compared} compared, 0 differ");
@@ -62,11 +62,4 @@ fn main() {
         n_evicted[0], n_evicted[1], n_evicted[2]
     );
     println!("resident after rounds    {memory:?} KiB");
-}
-
-/// Memory of this process, where Linux says it.
-fn resident_kib() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }

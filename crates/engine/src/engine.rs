@@ -293,6 +293,12 @@ impl Engine {
         (sequence.usage(), sequence.timings())
     }
 
+    /// Forgets a namespace on every tier. What runs in it goes on, and finds nothing anew; what it
+    /// holds is free when it ends.
+    pub fn flush(&mut self, namespace: u64) {
+        self.cache.flush(kvcache::Ns(namespace));
+    }
+
     fn forget(&mut self, id: RequestId) -> Option<Sequence> {
         self.scheduler.end(Id(id.0));
         self.sequences.remove(&id)

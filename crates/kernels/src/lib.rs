@@ -27,5 +27,5 @@ pub mod swap;
 
 pub use attention::{Attention, Kv, Masks, Positions};
 pub use causal_conv::{CausalConv, Convolved};
-pub use cpu::set_threads;
+pub use cpu::{n_threads, set_threads};
 pub use gated_delta::{GatedDelta, Updated};

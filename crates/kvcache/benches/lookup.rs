@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use kvcache::{
-    Budgets, Cache, Class, Costs, Group, Kind, Layout, Link, Lru, Ns, Prefill, Tier, Token,
-    policies,
+    Budgets, Cache, Class, Costs, Group, Kind, Layout, Link, Lru, Ns, Op, Policy, Prefill, Tier,
+    Token, policies,
 };
 
 const NS: Ns = Ns(1);
@@ -142,6 +142,46 @@ fn evictions(n_blocks: usize, hash: &mut u64) {
     fold(hash, n_evicted);
 }
 
+/// Conversations of `n_blocks` blocks in turn, where the device has room for one and a little and
+/// the host for all: each begins by making room for all of itself, under the policy of the engine.
+fn switches(n_blocks: usize, n_rounds: usize, hash: &mut u64) {
+    let n_tokens = 32 * n_blocks;
+    let layout = Layout::new(32, vec![Group { kind: Kind::Full, bytes: 1 }]);
+    let link = Link { latency_us: 50.0, bytes_per_us: 1e4 };
+    let prefill = Prefill { a: 1_000.0, b: 30.0, c: 2e-4 };
+    let costs = Costs { prefill, host: link, disk: link };
+    let budgets = Budgets([n_blocks as u64 * 9 / 8, 8 * n_blocks as u64, 0]);
+    let policies = std::array::from_fn(|_| Policy::Hazard.build());
+    let mut cache = Cache::new(layout.expect("a sound layout"), budgets, costs, policies);
+    let mut begin = Times::new("  begin on what only the host has");
+    for round in 0..n_rounds as u64 {
+        for who in 0..3 {
+            let (prompt, now) = (text(who, n_tokens), (3 * round + u64::from(who)) * 1_000_000);
+            let n_before = cache.stats().tiers[0].n_evicted;
+            let begun = match round {
+                0 => cache.begin(NS, &prompt, now),
+                _ => begin.take(|| cache.begin(NS, &prompt, now)),
+            };
+            let begun = begun.expect("there is room");
+            fold(hash, cache.stats().tiers[0].n_evicted - n_before);
+            for op in begun.ops {
+                if let Op::Restore(transfer) = op {
+                    cache.finish(transfer.id, true, now);
+                }
+            }
+            let rest = &prompt[cache.position(begun.seq).expect("all has come").at..];
+            cache.reserve(begun.seq, rest.len(), now).expect("there is room");
+            cache.advance(begun.seq, rest);
+            cache.end(begun.seq, now);
+            for transfer in cache.next_copies(u64::MAX, now) {
+                cache.finish(transfer.id, true, now);
+            }
+        }
+    }
+    println!("3 conversations of {n_blocks} blocks in turn, room for one");
+    begin.print();
+}
+
 fn main() {
     let is_measuring = std::env::args().any(|a| a == "--bench");
     let size = match is_measuring {
@@ -153,5 +193,7 @@ fn main() {
     requests(&[Kind::Full, Kind::Recurrent], &size, &mut hash);
     let sizes: &[usize] = if is_measuring { &[10_000, 100_000, 1_000_000] } else { &[1_000] };
     sizes.iter().for_each(|n| evictions(*n, &mut hash));
+    let (n_blocks, n_rounds) = if is_measuring { (1_024, 8) } else { (64, 3) };
+    switches(n_blocks, n_rounds, &mut hash);
     println!("hash {hash:016x}");
 }

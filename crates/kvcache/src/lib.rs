@@ -41,6 +41,7 @@ pub mod evict;
 mod extents;
 mod inspect;
 mod layout;
+mod lost;
 mod plan;
 mod reason;
 mod residency;

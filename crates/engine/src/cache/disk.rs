@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kvcache::{ExtentId, Layout, Place, Record, Transfer, TransferId};
 use kvstore::{Fingerprint, FoundExtents, Store};
-use mlx::Device;
+use mlx::{Backend, Device};
 use models::ModelInfo;
 use protocol::{CacheSettings, ModelSource};
 
@@ -60,11 +60,16 @@ impl Folder {
         self.quota_bytes / 5 * 4
     }
 
-    /// With what lies in a block and a state.
+    /// With what lies in a block and a state. Where answers must not depend on the cache by a bit
+    /// (a stride of more than 1), also the number of threads, which changes the rounding of
+    /// attention on the CPU: elsewhere that is as good as any other rounding.
     pub fn naming_layout(mut self, layout: &Layout) -> Self {
         let (n, stride) = (layout.block_tokens(), layout.stride());
         let text = format!("{n} tokens, at multiples of {stride}, {:?}", layout.groups());
         self.parts.push(("layout", text));
+        if stride > 1 && Device::current_backend() == Backend::Cpu {
+            self.parts.push(("threads", kernels::n_threads().to_string()));
+        }
         self
     }
 
@@ -125,8 +130,8 @@ enum Job {
 pub(crate) enum Done {
     /// An extent is on disk, or is not.
     Wrote { id: TransferId, is_ok: bool, n_bytes: u64 },
-    /// The bytes of a transfer's items, if all could be read.
-    Read { transfer: Transfer, pieces: Option<Vec<Vec<u8>>>, took: Duration },
+    /// The bytes of a transfer's items, or the extent of the first that could not be read.
+    Read { transfer: Transfer, pieces: Result<Vec<Vec<u8>>, Option<ExtentId>>, took: Duration },
 }
 
 impl Disk {
@@ -242,7 +247,7 @@ fn do_job(store: &Store, job: Job) -> Option<Done> {
         Job::Read { transfer } => {
             let begun = Instant::now();
             let places = transfer.items.iter().map(|item| item.place);
-            let pieces = places.map(|place| read(store, place?)).collect();
+            let pieces = places.map(|place| read(store, place.ok_or(None)?)).collect();
             Some(Done::Read { transfer, pieces, took: begun.elapsed() })
         }
         Job::Remove { extents } => {
@@ -254,13 +259,13 @@ fn do_job(store: &Store, job: Job) -> Option<Done> {
     }
 }
 
-fn read(store: &Store, place: Place) -> Option<Vec<u8>> {
-    let mut piece = vec![0; usize::try_from(place.n_bytes).ok()?];
+fn read(store: &Store, place: Place) -> Result<Vec<u8>, Option<ExtentId>> {
+    let mut piece = vec![0; usize::try_from(place.n_bytes).map_err(|_| place.extent)?];
     match store.read(place, &mut piece) {
-        Ok(()) => Some(piece),
+        Ok(()) => Ok(piece),
         Err(error) => {
             eprintln!("warning: a part of the cache on disk is of no use: {error}");
-            None
+            Err(Some(place.extent))
         }
     }
 }

@@ -90,11 +90,12 @@ impl PrefixCache {
                 Done::Wrote { id, is_ok, .. } => self.finish(id, is_ok)?,
                 Done::Read { transfer, pieces, took } => {
                     self.measured.moved(Tier::Disk, transfer.n_bytes, took);
-                    let is_damaged = pieces.is_none();
+                    let damaged = pieces.as_ref().err().copied().flatten();
                     let put = pieces.map_or(Ok(false), |p| self.put(&transfer, &p).map(|()| true));
                     self.finish(transfer.id, *put.as_ref().unwrap_or(&false))?;
-                    if is_damaged {
-                        self.forget_disk();
+                    // It is not asked for again.
+                    if let Some(extent) = damaged {
+                        self.books.lose(&[extent], self.now());
                     }
                     match put {
                         Err(error) if error.is_of_device => return Err(error),
@@ -115,13 +116,6 @@ impl PrefixCache {
     fn put(&mut self, transfer: &Transfer, pieces: &[Vec<u8>]) -> Result<()> {
         transfer.items.iter().try_for_each(|item| self.fit(item.group, item.to.0))?;
         self.tiers.write(transfer, pieces, &mut self.pools)
-    }
-
-    /// A part of it is not what was written: none of it is asked for again.
-    fn forget_disk(&mut self) {
-        let budget = self.books.stats().tiers[2].budget_bytes;
-        self.books.resize(Tier::Disk, 0, self.now());
-        self.books.resize(Tier::Disk, budget, self.now());
     }
 
     /// Copies what is not on disk yet, as far as there is time for it.

@@ -72,3 +72,10 @@ pub fn run(engine: &mut Engine) -> Vec<Event> {
     while engine.step(&mut |event| events.push(event)).map_err(|e| e.message).unwrap() {}
     events
 }
+
+/// Memory of this process, where Linux says it.
+pub fn resident_kib() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}

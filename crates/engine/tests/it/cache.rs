@@ -1,5 +1,8 @@
 //! A hit equals a miss: the same request gives the same tokens whatever the cache had of it.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use protocol::{
     Boundary, BoundaryKind, CacheSettings, CacheTier, Event, Fault, GenerateRequest, MissCause,
 };
@@ -168,34 +171,52 @@ fn conversations_that_go_through_the_disk_are_those_without_a_cache() {
     }
 }
 
+/// The files in the folder of a model below another one, and what is in them.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let files = entries(folder).filter(|path| path.is_dir()).flat_map(|path| entries(&path));
+    let name = |path: &Path| path.strip_prefix(folder).unwrap().to_owned();
+    files.map(|path| (name(&path), std::fs::read(path).unwrap())).collect()
+}
+
 #[test]
-fn damage_on_disk_is_a_miss() {
+fn damage_anywhere_in_an_extent_is_a_miss_of_what_it_holds_and_of_nothing_else() {
     let model = "qwen3_5_affine4_64_f16";
     let folder = tempfile::tempdir().unwrap();
-    let prompt = Rng(13).tokens(150);
-    let mut twice = Twice::new(model, on_disk(folder.path()));
-    twice.ask(&prompt, &[140]);
-    drop(twice);
-    let folders = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
-    let files = folders.filter(|path| path.is_dir()).flat_map(|path| {
-        std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
-    });
-    let extents = files.filter(|path| path.extension().is_some_and(|e| e == "extent"));
-    let mut n_damaged = 0;
-    for path in extents {
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at = bytes.len() - 100;
-        bytes[at] ^= 4;
-        std::fs::write(&path, bytes).unwrap();
-        n_damaged += 1;
+    let [damaged, whole] = [13, 14].map(|seed| Rng(seed).tokens(150));
+    Twice::new(model, on_disk(folder.path())).ask(&damaged, &[140]);
+    let mut of_damaged = files(folder.path());
+    of_damaged.retain(|name, _| name.extension().is_some_and(|e| e == "extent"));
+    assert!(!of_damaged.is_empty());
+    Twice::new(model, on_disk(folder.path())).ask(&whole, &[140]);
+    let kept = files(folder.path());
+    // Magic, version, number of pieces, fingerprint, id, length and checksum of a piece; then
+    // somewhere in the middle, and the last byte.
+    let flips = [0, 8, 12, 16, 32, 40, 48].map(|at| (at, 1)).into_iter();
+    for (at, n_parts) in flips.chain([(usize::MAX, 2), (usize::MAX, 1)]) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in &kept {
+            let (path, mut bytes) = (folder.path().join(name), bytes.clone());
+            if of_damaged.contains_key(name) {
+                let at = at.min(bytes.len() / n_parts - 1);
+                bytes[at] ^= 4;
+            }
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        let mut twice = Twice::new(model, on_disk(folder.path()));
+        twice.may_lose = true;
+        let found = twice.ask(&damaged, &[]);
+        assert_eq!((found.found.tier, found.cached_tokens), (CacheTier::Disk, 0), "byte {at}");
+        twice.may_lose = false;
+        let found = twice.ask(&whole, &[]);
+        assert_eq!((found.found.tier, found.cached_tokens), (CacheTier::Disk, 140), "byte {at}");
+        assert_eq!(twice.ask(&damaged, &[]).found.tier, CacheTier::Device);
+        drop(twice);
+        let left = files(folder.path());
+        // What nothing was read of may stay.
+        assert!(of_damaged.keys().any(|name| !left.contains_key(name)), "byte {at}: it is deleted");
     }
-    assert!(n_damaged > 0);
-    let mut twice = Twice::new(model, on_disk(folder.path()));
-    twice.may_lose = true;
-    let found = twice.ask(&prompt, &[]);
-    assert_eq!((found.found.tier, found.cached_tokens), (CacheTier::Disk, 0));
-    twice.may_lose = false;
-    assert_eq!(twice.ask(&prompt, &[]).found.tier, CacheTier::Device);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use mlx::{Dtype, Element, StridedRef, TensorMut, TensorRef};
 
-pub use pool::set_threads;
-pub(crate) use pool::{each, n_threads};
+pub(crate) use pool::each;
+pub use pool::{n_threads, set_threads};
 
 /// Why a kernel fails; MLX reports it at evaluation.
 pub(crate) type Failure = String;

@@ -46,8 +46,9 @@ pub fn set_threads(n: usize) {
     let _ = N_THREADS.compare_exchange(0, n.max(1), Ordering::Relaxed, Ordering::Relaxed);
 }
 
-/// How many threads compute.
-pub(crate) fn n_threads() -> usize {
+/// How many threads compute. Sums over the keys of attention are parted by it and may be rounded
+/// otherwise with another number; nothing else depends on it.
+pub fn n_threads() -> usize {
     if N_THREADS.load(Ordering::Relaxed) == 0 {
         set_threads(std::thread::available_parallelism().map_or(1, usize::from));
     }

@@ -15,6 +15,7 @@ pub enum Act {
     Finish { transfer: usize, is_ok: bool },
     Resize { tier: Tier, bytes: u64 },
     Flush { ns: Ns },
+    Lose { nth: usize },
     Adopt { ns: Ns, tokens: Vec<Token>, start: usize },
     Find { ns: Ns, prompt: Vec<Token> },
     Restart,
@@ -75,6 +76,7 @@ impl World {
                 self.cache.resize(tier, bytes, self.now);
             }
             Act::Flush { ns } => self.flush(ns),
+            Act::Lose { nth } => self.lose(nth),
             Act::Adopt { ns, tokens, start } => {
                 self.adopt(ns, &tokens, start);
             }
@@ -124,6 +126,7 @@ impl World {
             }
             96 if rng.one_in(20) => Act::Restart,
             93 if rng.one_in(5) => Act::Flush { ns: Ns(rng.below(3) as u64) },
+            97 if rng.one_in(2) => Act::Lose { nth: rng.below(1 << 16) },
             94..96 if self.budgets[2] > 0 => {
                 let (ns, tokens) = prompt(rng);
                 let start = if rng.one_in(2) { 0 } else { rng.below(tokens.len()) };

@@ -46,6 +46,7 @@ pub struct Outcome {
     pub n_block_copies: u64,
     pub n_state_copies: u64,
     pub n_restores: u64,
+    pub n_lost: u64,
     pub n_no_room: u64,
     pub n_captured: u64,
     pub n_capture_refused: u64,
@@ -59,6 +60,7 @@ impl Outcome {
         self.n_block_copies += o.n_block_copies;
         self.n_state_copies += o.n_state_copies;
         self.n_restores += o.n_restores;
+        self.n_lost += o.n_lost;
         self.n_no_room += o.n_no_room;
         self.n_captured += o.n_captured;
         self.n_capture_refused += o.n_capture_refused;
@@ -405,6 +407,31 @@ impl World {
         self.has_lost = true;
         self.live.iter_mut().filter(|l| l.ns == ns).for_each(|l| l.is_flushed = true);
         assert_eq!(self.cache.find(ns, &[0, 1]).seen, 0, "nothing is known after a flush");
+    }
+
+    /// An extent turns out to be damaged. What is being moved may need it; else nobody asks for it
+    /// again, or it would not be found.
+    pub fn lose(&mut self, nth: usize) {
+        let mut extents = self.disk.keys().copied().collect::<Vec<_>>();
+        extents.sort_unstable();
+        let Some(extent) = extents.get(nth % extents.len().max(1)).copied() else { return };
+        let before = self.cache.stats();
+        self.cache.lose(&[extent], self.now);
+        let after = self.cache.stats();
+        assert_eq!(after.tiers[0], before.tiers[0], "only the disk has lost anything");
+        assert_eq!(after.tiers[1], before.tiers[1], "only the disk has lost anything");
+        self.has_lost = true;
+        if self.flying.is_empty() {
+            self.disk.remove(&extent);
+            self.index.retain(|(id, _)| *id != extent);
+            let dead = self.cache.take_dead_extents();
+            // A process that ended may have left some that the index does not name.
+            self.outcome.n_lost += u64::from(dead.contains(&extent));
+            for extent in dead {
+                self.disk.remove(&extent);
+                self.index.retain(|(id, _)| *id != extent);
+            }
+        }
     }
 
     /// Compares a lookup with the naive model: never more than was computed, and exactly that

@@ -73,7 +73,7 @@ impl Order for ByWorth {
         self.entries.remove(&id);
     }
 
-    fn first(&self, _: Tick) -> Option<UnitId> {
+    fn first(&mut self, _: Tick) -> Option<UnitId> {
         self.line.first().map(|&(_, id)| id)
     }
 

@@ -9,10 +9,14 @@
 //!
 //! Units of one kind and about the same cost per byte stand in one line by use; only the heads of
 //! lines are compared, so a victim costs O(lines + log n). There are at most 48 kinds, and as many
-//! lines of each as there are octaves of cost per byte.
+//! lines of each as there are octaves of cost per byte. Of a long path only the end may go, so a
+//! victim can take a hundred questions and more; they are asked in one tick, and what the head of a
+//! line is worth is worked out again only where another one has come.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use super::by_slot::BySlot;
 use super::curve::{Curve, learn};
 use super::order::{Order, Ordered};
 use super::{Class, Tick, Unit, UnitId, Waiting};
@@ -34,6 +38,8 @@ const MIN_GHOSTS: usize = 256;
 /// walks over all of it, costs a constant per event.
 const MIN_EVENTS: usize = 64;
 const WATCHED_PER_EVENT: usize = 8;
+/// A line with fewer units that stand there no more is not worth cleaning.
+const MIN_STALE: usize = 8;
 /// What one lesson leaves of the weight of older ones.
 const KEEP: f64 = 0.99;
 
@@ -85,25 +91,50 @@ impl Entry {
     fn line(&self) -> (usize, u64) {
         (self.life.kind(), self.unit.density().to_bits() >> 52)
     }
+}
 
-    fn waiting(&self, id: UnitId) -> Waiter {
-        Waiter { id, density: self.unit.density(), last_use: self.life.last_use }
+/// Where a unit stands.
+#[derive(Debug)]
+struct Waiter {
+    line_idx: usize,
+    place: u64,
+    density: f64,
+    last_use: Tick,
+    is_shown: bool,
+}
+
+impl Waiter {
+    fn stands(&self, line_idx: usize, place: u64) -> bool {
+        self.is_shown && self.line_idx == line_idx && self.place == place
     }
 }
 
-/// What comparing heads of lines needs of an entry.
+/// Units of one kind and one octave of cost per byte.
 #[derive(Debug)]
-struct Waiter {
-    id: UnitId,
-    density: f64,
-    last_use: Tick,
+struct Line {
+    kind: usize,
+    /// By place, those that are shown, and some that stand here no more or are hidden.
+    units: BinaryHeap<Reverse<(u64, UnitId)>>,
+    n_shown: usize,
+    /// The first of them.
+    head: Option<(u64, UnitId)>,
 }
+
+/// The worth of the head of a line that has none. No other is as high.
+const NONE: u64 = u64::MAX;
 
 /// The order of [`Hazard`].
 #[derive(Debug)]
 pub struct ByHazard {
     entries: BTreeMap<UnitId, Entry>,
-    lines: BTreeMap<(usize, u64), BTreeMap<u64, Waiter>>,
+    waiters: BySlot<Waiter>,
+    /// All lines that there have been; `line_indices` finds them.
+    lines: Vec<Line>,
+    line_indices: BTreeMap<(usize, u64), usize>,
+    /// Of each line's head, as bits, which sort as floats do that are not negative.
+    worths: Vec<u64>,
+    /// The tick for which they are right; none after a lesson.
+    worths_at: Option<Tick>,
     ghosts: BTreeMap<u64, Life>,
     /// Ghosts by last use.
     fading: BTreeSet<(Tick, u64)>,
@@ -121,7 +152,11 @@ impl Default for ByHazard {
     fn default() -> Self {
         Self {
             entries: BTreeMap::new(),
-            lines: BTreeMap::new(),
+            waiters: BySlot::default(),
+            lines: Vec::new(),
+            line_indices: BTreeMap::new(),
+            worths: Vec::new(),
+            worths_at: None,
             ghosts: BTreeMap::new(),
             fading: BTreeSet::new(),
             curves: vec![Curve::new(); N_KINDS],
@@ -136,8 +171,38 @@ impl Default for ByHazard {
 
 impl ByHazard {
     fn put(&mut self, id: UnitId, entry: Entry) {
-        self.lines.entry(entry.line()).or_default().insert(entry.place, entry.waiting(id));
+        self.stand(id, &entry);
         self.entries.insert(id, entry);
+    }
+
+    /// Stands in the line of its kind from now on.
+    fn stand(&mut self, id: UnitId, entry: &Entry) {
+        let (key, lines, worths) = (entry.line(), &mut self.lines, &mut self.worths);
+        let line_idx = *self.line_indices.entry(key).or_insert_with(|| {
+            lines.push(Line { kind: key.0, units: BinaryHeap::new(), n_shown: 0, head: None });
+            worths.push(NONE);
+            lines.len() - 1
+        });
+        let (density, last_use) = (entry.unit.density(), entry.life.last_use);
+        let waiter = Waiter { line_idx, place: entry.place, density, last_use, is_shown: false };
+        self.waiters.insert(id, waiter);
+        self.show(id);
+    }
+
+    /// Finds the head of a line anew.
+    fn look(&mut self, line_idx: usize) {
+        let (line, waiters) = (&mut self.lines[line_idx], &self.waiters);
+        (line.head, self.worths[line_idx]) = (None, NONE);
+        while let Some(&Reverse((place, id))) = line.units.peek() {
+            if let Some(waiter) = waiters.get(id).filter(|w| w.stands(line_idx, place)) {
+                let age = self.worths_at.unwrap_or(self.now).saturating_sub(waiter.last_use);
+                // Never -0, whose bits sort last.
+                let worth = self.curves[line.kind].worth(age) * waiter.density + 0.0;
+                (line.head, self.worths[line_idx]) = (Some((place, id)), worth.to_bits());
+                return;
+            }
+            line.units.pop();
+        }
     }
 
     fn next_place(&mut self) -> u64 {
@@ -177,6 +242,7 @@ impl ByHazard {
         }
         self.last_lesson = now;
         learn(&mut self.curves, KEEP);
+        self.worths_at = None;
     }
 }
 
@@ -204,15 +270,16 @@ impl Order for ByHazard {
 
     fn update(&mut self, id: UnitId, unit: Unit) {
         self.hide(id);
-        if let Some(entry) = self.entries.get_mut(&id) {
+        if let Some(mut entry) = self.entries.remove(&id) {
             entry.unit = unit;
             entry.life.class = unit.class;
-            self.show(id);
+            self.put(id, entry);
         }
     }
 
     fn remove(&mut self, id: UnitId) {
         self.hide(id);
+        self.waiters.remove(id);
         let Some(Entry { unit, life, .. }) = self.entries.remove(&id) else { return };
         self.put_ghost(unit.key, life);
         if self.ghosts.len() > MIN_GHOSTS.max(GHOSTS_PER_UNIT * self.entries.len())
@@ -233,30 +300,76 @@ impl Order for ByHazard {
         }
     }
 
-    fn first(&self, now: Tick) -> Option<UnitId> {
-        let heads = self.lines.iter().filter_map(|((kind, _), line)| {
-            let (&place, head) = line.first_key_value()?;
-            let worth = self.curves[*kind].worth(now.saturating_sub(head.last_use));
-            Some((worth * head.density, place, head.id))
-        });
-        let lowest = heads.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        lowest.map(|(_, _, id)| id)
+    fn first(&mut self, now: Tick) -> Option<UnitId> {
+        if self.worths_at != Some(now) {
+            self.worths_at = Some(now);
+            (0..self.lines.len()).for_each(|line_idx| self.look(line_idx));
+        }
+        let lowest = *self.worths.iter().min()?;
+        let are_lowest = self.worths.iter().zip(&self.lines).filter(|(worth, _)| **worth == lowest);
+        are_lowest.filter_map(|(_, line)| line.head).min().map(|(_, id)| id)
     }
 
     fn hide(&mut self, id: UnitId) {
-        let Some(entry) = self.entries.get(&id) else { return };
-        let (line, place) = (entry.line(), entry.place);
-        if let Some(units) = self.lines.get_mut(&line) {
-            units.remove(&place);
-            if units.is_empty() {
-                self.lines.remove(&line);
-            }
+        let Some(waiter) = self.waiters.get_mut(id).filter(|waiter| waiter.is_shown) else {
+            return;
+        };
+        waiter.is_shown = false;
+        let (line_idx, place) = (waiter.line_idx, waiter.place);
+        let line = &mut self.lines[line_idx];
+        line.n_shown -= 1;
+        if line.head.is_some_and(|(first, _)| first == place) {
+            self.look(line_idx);
         }
     }
 
     fn show(&mut self, id: UnitId) {
-        if let Some(entry) = self.entries.get(&id) {
-            self.lines.entry(entry.line()).or_default().insert(entry.place, entry.waiting(id));
+        let Some(waiter) = self.waiters.get_mut(id).filter(|waiter| !waiter.is_shown) else {
+            return;
+        };
+        waiter.is_shown = true;
+        let (line_idx, place) = (waiter.line_idx, waiter.place);
+        let line = &mut self.lines[line_idx];
+        line.n_shown += 1;
+        line.units.push(Reverse((place, id)));
+        if line.units.len() > 2 * line.n_shown + MIN_STALE {
+            let mut units = std::mem::take(&mut line.units).into_vec();
+            units.sort_unstable();
+            units.dedup();
+            let waiters = &self.waiters;
+            let stands = |place, id| waiters.get(id).is_some_and(|w| w.stands(line_idx, place));
+            units.retain(|Reverse((place, id))| stands(*place, *id));
+            line.units = units.into();
+        }
+        if line.head.is_none_or(|(first, _)| place < first) {
+            self.look(line_idx);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Evict;
+    use super::*;
+
+    #[test]
+    fn lines_are_cleaned_of_units_that_stand_there_no_more() {
+        let mut hazard = Hazard::new();
+        let ids = [0, 1, 2].map(|slot| UnitId(slot, 0));
+        let unit =
+            |key| Unit { key, bytes: 1, saved_cost: 1.0, depth_tokens: 1, class: Class::System };
+        ids.iter().for_each(|id| hazard.insert(*id, unit(u64::from(id.0)), 0));
+        // All get into one line, of which the first is never touched again.
+        (0..4).for_each(|_| ids.iter().for_each(|id| hazard.touch(*id, 0)));
+        for now in 1..1_000 {
+            hazard.touch(ids[1 + now as usize % 2], now);
+        }
+        let n_units = hazard.order().lines.iter().map(|line| line.units.len()).max();
+        assert!(n_units <= Some(2 * 3 + MIN_STALE), "{n_units:?}");
+        for expected in ids.map(Some).into_iter().chain([None]) {
+            let victim = hazard.victim(1_000, &mut |_| true);
+            assert_eq!(victim, expected);
+            victim.into_iter().for_each(|id| hazard.remove(id));
         }
     }
 }

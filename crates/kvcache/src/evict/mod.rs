@@ -8,6 +8,7 @@
 //! All policies are deterministic: equal calls give equal victims.
 
 mod adaptive;
+mod by_slot;
 mod curve;
 mod gdsf;
 mod hazard;

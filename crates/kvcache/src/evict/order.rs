@@ -5,9 +5,10 @@
 //! [`ASKED_PER_VICTIM`] questions for each victim. So `victim` is amortised O(log n) whatever is
 //! pinned, and what becomes free has its turn soon.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use super::by_slot::BySlot;
 use super::{Evict, Tick, Unit, UnitId};
 
 /// Questions in vain for each victim, at most, on average. With fewer, what became free waits so
@@ -26,8 +27,9 @@ pub trait Order: Debug {
     fn remove(&mut self, id: UnitId);
     /// See [`Evict::missed`].
     fn missed(&mut self, _key: u64, _now: Tick) {}
-    /// The next to go of those that are not hidden.
-    fn first(&self, now: Tick) -> Option<UnitId>;
+    /// The next to go of those that are not hidden. With `hide` and `show` it is asked for far more
+    /// often than anything else happens: none of the three should search.
+    fn first(&mut self, now: Tick) -> Option<UnitId>;
     /// The first is the victim.
     fn chosen(&mut self, _id: UnitId) {}
     /// It steps aside.
@@ -49,8 +51,9 @@ struct Aside {
 pub struct Ordered<O> {
     order: O,
     /// Units that were asked in vain since their last use.
-    aside: BTreeMap<UnitId, Aside>,
-    wakes: BTreeSet<(u64, UnitId)>,
+    aside: BySlot<Aside>,
+    /// Who is back when so many victims were chosen, and some that are back already.
+    wakes: BTreeMap<u64, Vec<UnitId>>,
     n_victims: u64,
 }
 
@@ -62,31 +65,39 @@ impl<O: Order + Default> Ordered<O> {
 }
 
 impl<O: Order> Ordered<O> {
-    /// Back in the order, if it had stepped aside; true if it had.
-    fn show(&mut self, id: UnitId) -> bool {
-        let Some(until) = self.aside.get_mut(&id).and_then(|aside| aside.until.take()) else {
-            return false;
-        };
-        self.wakes.remove(&(until, id));
-        self.order.show(id);
-        true
+    #[cfg(test)]
+    pub(super) fn order(&self) -> &O {
+        &self.order
+    }
+
+    /// Back in the order, if it had stepped aside.
+    fn show(&mut self, id: UnitId) {
+        if self.aside.get_mut(id).and_then(|aside| aside.until.take()).is_some() {
+            self.order.show(id);
+        }
     }
 
     fn hide(&mut self, id: UnitId) {
-        let longest = 1 + self.aside.len() as u64 / ASKED_PER_VICTIM;
-        let aside = self.aside.entry(id).or_insert(Aside { wait: 0, until: None });
-        aside.wait = (2 * aside.wait + 1).min(longest);
-        let until = self.n_victims.saturating_add(aside.wait);
-        aside.until = Some(until);
-        self.wakes.insert((until, id));
+        let n_aside = self.aside.len() as u64;
+        let wait = self.aside.get(id).map_or(0, |aside| aside.wait);
+        let wait = (2 * wait + 1).min(1 + n_aside / ASKED_PER_VICTIM);
+        let until = self.n_victims.saturating_add(wait);
+        self.aside.insert(id, Aside { wait, until: Some(until) });
+        self.wakes.entry(until).or_default().push(id);
         self.order.hide(id);
     }
 
     fn show_until(&mut self, n_victims: u64) {
-        while let Some(&(until, id)) = self.wakes.first()
-            && until <= n_victims
+        while let Some(first) = self.wakes.first_entry()
+            && *first.key() <= n_victims
         {
-            self.show(id);
+            let (until, ids) = first.remove_entry();
+            for id in ids {
+                let Some(aside) = self.aside.get_mut(id) else { continue };
+                if aside.until.take_if(|at| *at == until).is_some() {
+                    self.order.show(id);
+                }
+            }
         }
     }
 
@@ -110,24 +121,23 @@ impl<O: Order> Evict for Ordered<O> {
 
     fn touch(&mut self, id: UnitId, now: Tick) {
         self.show(id);
-        self.aside.remove(&id);
+        self.aside.remove(id);
         self.order.touch(id, now);
     }
 
     fn update(&mut self, id: UnitId, unit: Unit) {
-        let until = self.aside.get(&id).and_then(|aside| aside.until);
+        let until = self.aside.get(id).and_then(|aside| aside.until);
         self.show(id);
         self.order.update(id, unit);
-        if let (Some(until), Some(aside)) = (until, self.aside.get_mut(&id)) {
+        if let (Some(until), Some(aside)) = (until, self.aside.get_mut(id)) {
             aside.until = Some(until);
-            self.wakes.insert((until, id));
             self.order.hide(id);
         }
     }
 
     fn remove(&mut self, id: UnitId) {
         self.show(id);
-        self.aside.remove(&id);
+        self.aside.remove(id);
         self.order.remove(id);
     }
 

@@ -100,7 +100,7 @@ impl Order for BySegment {
         self.take(id);
     }
 
-    fn first(&self, _: Tick) -> Option<UnitId> {
+    fn first(&mut self, _: Tick) -> Option<UnitId> {
         self.line.first_key_value().map(|(_, &id)| id)
     }
 

@@ -1,6 +1,8 @@
 //! Every policy against a twin that keeps a list and looks at all of it for each victim: the same
 //! calls must give the same victims, whatever may go.
 
+use std::collections::BTreeSet;
+
 use super::curve::{Curve, learn};
 use super::{Class, Evict, Gdsf, Hazard, Lru, Slru, Tick, Unit, UnitId, Waiting};
 
@@ -269,6 +271,8 @@ enum Op {
     /// Evict, while the ids with this remainder by 4 are in use.
     Evict(u32),
     EvictAny,
+    /// Evict so many in one tick, of paths of 32 ids from their ends.
+    EvictEnds(u64),
     Wait(Tick),
 }
 
@@ -295,6 +299,7 @@ fn draw(draws: &mut Draws, n_ids: u64) -> Op {
         11 => Op::Missed(unit.key),
         12 => Op::Evict(draws.below(4) as u32),
         13 => Op::EvictAny,
+        14 if draws.below(8) == 0 => Op::EvictEnds(1 + draws.below(n_ids / 4)),
         _ => Op::Wait(1 << draws.below(12)),
     }
 }
@@ -311,25 +316,31 @@ fn check(kind: Kind, seed: u64, n_ids: u64, n_steps: usize) {
     let (mut now, mut n_evicted) = (0, 0);
     for step in 0..n_steps {
         let op = draw(&mut draws, n_ids);
-        let both: [&mut dyn Evict; 2] = [&mut *policy, &mut twin];
-        let victims = both.map(|side| {
-            match &op {
-                Op::Insert(id, unit) => side.insert(*id, *unit, now),
-                Op::Touch(id) => side.touch(*id, now),
-                Op::Update(id, unit) => side.update(*id, *unit),
-                Op::Remove(id) => side.remove(*id),
-                Op::Missed(key) => side.missed(*key, now),
-                Op::Evict(used) => return side.victim(now, &mut |id| id.0 % 4 != *used),
-                Op::EvictAny => return side.victim(now, &mut |_| true),
-                Op::Wait(_) => {}
+        let n_victims = if let Op::EvictEnds(n) = op { n } else { 1 };
+        for _ in 0..n_victims {
+            let known = twin.records.iter().map(|r| r.id.0).collect::<BTreeSet<_>>();
+            let ends = |id: UnitId| id.0 % 32 == 31 || !known.contains(&(id.0 + 1));
+            let both: [&mut dyn Evict; 2] = [&mut *policy, &mut twin];
+            let victims = both.map(|side| {
+                match &op {
+                    Op::Insert(id, unit) => side.insert(*id, *unit, now),
+                    Op::Touch(id) => side.touch(*id, now),
+                    Op::Update(id, unit) => side.update(*id, *unit),
+                    Op::Remove(id) => side.remove(*id),
+                    Op::Missed(key) => side.missed(*key, now),
+                    Op::Evict(used) => return side.victim(now, &mut |id| id.0 % 4 != *used),
+                    Op::EvictAny => return side.victim(now, &mut |_| true),
+                    Op::EvictEnds(_) => return side.victim(now, &mut |id| ends(id)),
+                    Op::Wait(_) => {}
+                }
+                None
+            });
+            assert_eq!(victims[0], victims[1], "{kind:?} seed {seed} step {step} {op:?}");
+            if let Some(id) = victims[0] {
+                policy.remove(id);
+                twin.remove(id);
+                n_evicted += 1;
             }
-            None
-        });
-        assert_eq!(victims[0], victims[1], "{kind:?} seed {seed} step {step} {op:?}");
-        if let Some(id) = victims[0] {
-            policy.remove(id);
-            twin.remove(id);
-            n_evicted += 1;
         }
         if let Op::Wait(ticks) = op {
             now += ticks;

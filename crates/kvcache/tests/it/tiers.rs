@@ -151,6 +151,43 @@ fn what_was_written_is_found_after_a_restart() {
 }
 
 #[test]
+fn an_extent_that_is_lost_takes_along_what_builds_on_it_and_nothing_else() {
+    for kinds in LAYOUTS {
+        let mut world = world(4, kinds, [PLENTY, 0, PLENTY]);
+        let trunk = text(1, 21);
+        let long = join(&[trunk.clone(), text(2, 14)]);
+        let other = join(&[trunk.clone(), text(3, 5)]);
+        for tokens in [&trunk, &long, &other] {
+            serve(&mut world, tokens, &[], 0);
+            world.copies(u64::MAX);
+            land_all(&mut world);
+        }
+        world.restart();
+        let last_of = |world: &crate::world::World, n: usize| {
+            world.index.iter().rev().find(|(_, record)| record.tokens.len() == n).unwrap().0
+        };
+        let usable = |world: &crate::world::World, tokens: &[u32]| {
+            let found = world.cache.find(NS, &join(&[tokens.to_vec(), text(9, 3)]));
+            (found.usable, found.cause)
+        };
+        let extent = last_of(&world, long.len());
+        world.cache.lose(&[extent], 1);
+        world.cache.check();
+        // Without checkpoints the block that both share goes with the one that has more of it.
+        assert!((20..=21).contains(&usable(&world, &long).0), "{kinds:?}");
+        assert_eq!(usable(&world, &other).0, other.len(), "{kinds:?}");
+        let extent = last_of(&world, trunk.len());
+        world.cache.lose(&[extent], 2);
+        world.cache.check();
+        for tokens in [&trunk, &long, &other] {
+            let (n_usable, cause) = usable(&world, tokens);
+            assert!(n_usable < 21, "{kinds:?}");
+            assert_eq!(cause, Cause::Evicted { until: tokens.len() }, "{kinds:?}");
+        }
+    }
+}
+
+#[test]
 fn an_extent_without_its_beginning_or_with_nothing_new_is_not_adopted() {
     for kinds in LAYOUTS {
         let mut world = world(4, kinds, [PLENTY, 0, PLENTY]);

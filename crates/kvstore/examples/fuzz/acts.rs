@@ -135,19 +135,7 @@ pub fn run(seed: u64, n_acts: usize) -> Outcome {
     let mut rng = Rng(seed);
     let max_new_tokens = if rng.one_in(2) { 9 } else { 600 };
     let quota_bytes = if rng.one_in(3) { 300 * max_new_tokens as u64 } else { 1 << 40 };
-    let mut world = World {
-        files: Forgetful::new(rng.next()),
-        store: None,
-        fingerprint: Fingerprint::new("fuzz", [("seed", "any")]),
-        quota_bytes,
-        max_new_tokens,
-        there: BTreeMap::new(),
-        maybe_written: BTreeMap::new(),
-        maybe_removed: BTreeMap::new(),
-        used: BTreeSet::new(),
-        rng,
-        outcome: Outcome::default(),
-    };
+    let mut world = World::new(rng, quota_bytes, max_new_tokens);
     world.open();
     for _ in 0..n_acts {
         let act = world.choose();
@@ -158,7 +146,47 @@ pub fn run(seed: u64, n_acts: usize) -> Outcome {
     world.outcome
 }
 
+/// The same few acts, of which the change after `left` others meets a fault; then the machine or
+/// the process ends. Conversations are written and those before removed, until the index is
+/// written anew. None if there are no more changes than `left`.
+pub fn run_with(left: usize, fault: Fault, machine_stops: bool) -> Option<Outcome> {
+    let mut world = World::new(Rng(left as u64), 1 << 40, 600);
+    world.files.fail_after(Some((left, fault)));
+    world.open();
+    for k in 0..8u32 {
+        let tokens = (0..600).map(|at| at * (k + 1)).collect();
+        let record = Record { ns: Ns(1), tokens, start: 0, class: Class::TurnEnd };
+        let pieces = [7, 30].map(|n| (0..n).map(|_| world.rng.next() as u8).collect());
+        world.write(Extent { record, pieces: pieces.into() });
+        let oldest = world.there.keys().next().copied();
+        world.remove(oldest.filter(|_| k > 0).as_slice());
+        world.read_all();
+    }
+    let was_met = world.files.has_failed();
+    let act = if machine_stops { Act::Crash } else { Act::Restart };
+    world.act(act);
+    world.files.fail_after(None);
+    world.act(Act::ReadAll);
+    was_met.then_some(world.outcome)
+}
+
 impl World {
+    fn new(mut rng: Rng, quota_bytes: u64, max_new_tokens: usize) -> Self {
+        Self {
+            files: Forgetful::new(rng.next()),
+            store: None,
+            fingerprint: Fingerprint::new("fuzz", [("seed", "any")]),
+            quota_bytes,
+            max_new_tokens,
+            there: BTreeMap::new(),
+            maybe_written: BTreeMap::new(),
+            maybe_removed: BTreeMap::new(),
+            used: BTreeSet::new(),
+            rng,
+            outcome: Outcome::default(),
+        }
+    }
+
     fn choose(&mut self) -> Act {
         let rng = &mut self.rng;
         let any = |rng: &mut Rng, there: &BTreeMap<ExtentId, Extent>| {

@@ -67,6 +67,8 @@ struct State {
     name_acts: Vec<NameAct>,
     rng: Rng,
     countdown: Option<(usize, Fault)>,
+    /// Looks into files that work before one fails.
+    looks_left: Option<usize>,
     has_stopped: bool,
     is_full: bool,
 }
@@ -130,6 +132,21 @@ impl Content {
 }
 
 impl State {
+    /// Before each look at files: the error that it is to have.
+    fn look(&mut self) -> io::Result<()> {
+        match self.looks_left.as_mut() {
+            None => Ok(()),
+            Some(0) => {
+                self.looks_left = None;
+                Err(io::Error::other("the disk does not answer"))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+
     /// Before each change: the error that it is to have.
     fn change(&mut self, n_new_bytes: usize) -> io::Result<()> {
         if self.has_stopped {
@@ -167,6 +184,7 @@ impl Forgetful {
             name_acts: Vec::new(),
             rng: Rng(seed),
             countdown: None,
+            looks_left: None,
             has_stopped: false,
             is_full: false,
         })))
@@ -180,6 +198,17 @@ impl Forgetful {
     pub fn fail_after(&self, fault: Option<(usize, Fault)>) {
         let mut state = self.state();
         (state.countdown, state.is_full) = (fault, false);
+    }
+
+    /// The look after `left` others fails, once. Whether an earlier one has been met.
+    pub fn fail_look_after(&self, left: Option<usize>) -> bool {
+        let before = std::mem::replace(&mut self.state().looks_left, left);
+        before.is_none()
+    }
+
+    /// Whether the fault has been met.
+    pub fn has_failed(&self) -> bool {
+        self.state().countdown.is_none()
     }
 
     /// The process has ended; the machine goes on.
@@ -213,6 +242,11 @@ impl Forgetful {
         Ok(Box::new(Open { folder: self.clone(), content }))
     }
 
+    fn open_file(&self, name: &str) -> io::Result<Box<dyn Handle>> {
+        self.state().look()?;
+        self.find(name)
+    }
+
     fn name_act(&self, act: NameAct, n_new_bytes: usize) -> io::Result<()> {
         let mut state = self.state();
         state.change(n_new_bytes)?;
@@ -233,7 +267,8 @@ impl Files for Forgetful {
     }
 
     fn names(&self) -> io::Result<Vec<(String, u64)>> {
-        let state = self.state();
+        let mut state = self.state();
+        state.look()?;
         let n_bytes = |content: &usize| state.contents[*content].now.len() as u64;
         Ok(state.names.iter().map(|(name, content)| (name.clone(), n_bytes(content))).collect())
     }
@@ -253,11 +288,11 @@ impl Files for Forgetful {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Handle>> {
-        self.find(name)
+        self.open_file(name)
     }
 
     fn edit(&self, name: &str) -> io::Result<Box<dyn Handle>> {
-        self.find(name)
+        self.open_file(name)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -280,11 +315,14 @@ impl Files for Forgetful {
 
 impl Handle for Open {
     fn n_bytes(&self) -> io::Result<u64> {
-        Ok(self.folder.state().contents[self.content].now.len() as u64)
+        let mut state = self.folder.state();
+        state.look()?;
+        Ok(state.contents[self.content].now.len() as u64)
     }
 
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.folder.state();
+        let mut state = self.folder.state();
+        state.look()?;
         let bytes = state.contents[self.content].now.get(offset as usize..);
         let bytes = bytes.and_then(|bytes| bytes.get(..into.len()));
         into.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);

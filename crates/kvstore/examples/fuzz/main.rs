@@ -1,7 +1,9 @@
 //! Long runs of what the tests run short: `cargo run --release -p kvstore --example kvstore_fuzz --
 //! FIRST_SEED N_SEEDS [N_ACTS]`. A seed that fails is printed before its panic.
 
+#[allow(dead_code, reason = "the tests use the rest")]
 mod acts;
+#[allow(dead_code, reason = "the tests use the rest")]
 mod forgetful;
 
 fn main() {

@@ -5,6 +5,7 @@
 #[path = "../../examples/fuzz/acts.rs"]
 mod acts;
 mod damage;
+mod faults;
 mod folders;
 #[path = "../../examples/fuzz/forgetful.rs"]
 mod forgetful;
