@@ -273,7 +273,8 @@ __device__ void few_rows(
         const T* from = own + (step * Form::GROUPS + i) * Form::SIZE;
 #pragma unroll
         for (int chunk = 0; chunk < Form::CHUNKS; ++chunk) {
-          values[i][chunk] = Form::ordered(__ldg(reinterpret_cast<const uint4*>(from) + chunk));
+          const Run<T, 8> run = load_run<T, 8>(from + chunk * 8);
+          values[i][chunk] = Form::ordered(*reinterpret_cast<const uint4*>(&run));
         }
       }
     }

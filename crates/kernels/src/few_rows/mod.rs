@@ -197,7 +197,9 @@ fn shared_form(x: &Array, matrices: &[Weights<'_>], join: Join) -> Option<Form> 
     let form = first.form(x)?;
     let is_alike = |w: &Weights<'_>| w.form(x) == Some(form) && w.scales() == first.scales();
     let n_bytes = form.shared_bytes(join, first.scales()) + PARTS_BYTES * join.n_tiles();
-    (matrices.iter().all(is_alike) && n_bytes <= shared_limit_bytes()).then_some(form)
+    let has_outputs = matrices.iter().all(|w| w.array().dim(-2) > 0);
+    let fits = has_outputs && matrices.iter().all(is_alike) && n_bytes <= shared_limit_bytes();
+    fits.then_some(form)
 }
 
 /// How many indices in a row share a row of x: 1, or the last axis of `which`.

@@ -167,6 +167,10 @@ fn inputs_need_not_lie_compactly() {
                 ("rows across", values.array(&[33, n], |v| v).swap_axes(0, 1).unwrap()),
                 ("one row, repeated", values.array(&[33], |v| v).broadcast_to(&[n, 33]).unwrap()),
             ];
+            let long = values.array(&[200], |v| v).astype(dtype).unwrap();
+            let odd = long.slice_axis(0, 3..131).unwrap().reshape(&[2, 64]).unwrap();
+            let wide_w = values.array(&[33, 64], |v| v).astype(dtype).unwrap();
+            check(&format!("rows from an odd place, {dtype}"), &odd, &wide_w);
             for (what, x) in views {
                 let what = format!("{what}, {n} rows, {dtype}");
                 check(&what, &x, &w.slice_axis(1, 5..38).unwrap());
@@ -182,6 +186,9 @@ fn nothing_gives_nothing_and_no_inputs_give_zeros() {
     let zeros = |shape: &[i32]| Array::zeros(shape, Dtype::F32).unwrap();
     assert_eq!(product(&zeros(&[0, 6]), &zeros(&[4, 6])).unwrap().to_f32_vec().unwrap(), []);
     assert_eq!(product(&zeros(&[3, 6]), &zeros(&[0, 6])).unwrap().shape(), [3, 0]);
+    let half = |shape: &[i32]| Array::zeros(shape, Dtype::Bf16).unwrap();
+    let found = product(&half(&[3, 64]), &half(&[0, 64])).unwrap();
+    assert_eq!(found.to_f32_vec().unwrap(), []);
     let found = product(&zeros(&[2, 0]), &zeros(&[3, 0])).unwrap();
     assert_eq!(found.to_f32_vec().unwrap(), [0.0; 6]);
 }
