@@ -427,7 +427,8 @@ impl Cache {
                 end -= end % block_tokens;
             }
             let n_blocks = (max_bytes / self.layout.full_bytes()).max(1) as usize;
-            end = end.min((start / block_tokens + n_blocks) * block_tokens);
+            let until = n_blocks.saturating_add(start / block_tokens);
+            end = end.min(until.saturating_mul(block_tokens));
             if end <= start {
                 return None;
             }
