@@ -19,9 +19,10 @@ use scheduler::{Arrival, Id, Key, Limits, Scheduler, Slice};
 
 use crate::batch::issue;
 use crate::cache::{DISK_PATIENCE, Folder, PrefixCache};
-use crate::constrained::Shelf;
+use crate::constrained::Constrained;
 use crate::seats::Seating;
 use crate::sequence::{Sequence, told_drawn};
+use crate::shelf::{Begun, ByTokenizer, Shelf};
 use crate::{Error, Result, bench, memory};
 
 /// Told of loaded bytes and of all bytes; may call it off.
@@ -122,6 +123,13 @@ pub(crate) fn describe(device: &Device) -> Result<DeviceInfo> {
     })
 }
 
+fn queue_is_full(n_waiting: usize, ahead_tokens: u64) -> Error {
+    Error::world(format!(
+        "{n_waiting} requests wait already, with {ahead_tokens} tokens of prompts ahead: try again \
+         later"
+    ))
+}
+
 impl Engine {
     /// Describes the device that an engine would use.
     ///
@@ -189,7 +197,10 @@ impl Engine {
             replays_by_token: request.deterministic,
         });
         Ok(Self {
-            grammars: Shelf::of(&request.source, loaded.info.vocab_size),
+            grammars: Shelf::new(
+                Box::new(ByTokenizer::of(&request.source, loaded.info.vocab_size)),
+                loaded.info.vocab_size.max(0) as usize,
+            ),
             device,
             loaded,
             cache,
@@ -230,11 +241,11 @@ impl Engine {
     }
 
     /// Accepts a request, which must fit the model. It may end before `max_tokens` where the
-    /// context or the cache's memory ends.
+    /// context or the cache's memory ends. With a grammar that is not compiled it waits until it
+    /// is; if the grammar is of no use, the request fails then.
     ///
     /// # Errors
-    /// The prompt and one new token would not fit into the cache, even alone; the grammar is of no
-    /// use.
+    /// The prompt and one new token would not fit into the cache, even alone; too many wait.
     pub fn submit(&mut self, mut request: GenerateRequest) -> Result<()> {
         let n_prompt = request.prompt.len() as u64;
         let in_cache = self.cache.max_tokens();
@@ -247,8 +258,31 @@ impl Engine {
         let in_context = self.loaded.info.context_tokens as u64;
         let room = in_context.min(in_cache).saturating_sub(n_prompt).max(1);
         request.max_tokens = request.max_tokens.min(u32::try_from(room).unwrap_or(u32::MAX));
-        let constrained = self.grammars.begin(&request)?;
-        let sequence = Sequence::new(request, constrained);
+        let mut sequence = Sequence::new(request);
+        match self.grammars.begin(&sequence.request) {
+            Begun::Known(constrained) => self.queue(&mut sequence, constrained)?,
+            Begun::Unknown => {
+                let n_waiting = self.grammars.n_waiting() + self.scheduler.n_waiting();
+                if n_waiting >= MAX_WAITING {
+                    return Err(queue_is_full(n_waiting, self.scheduler.ahead_tokens()));
+                }
+                self.grammars.ask(&sequence.request)?;
+            }
+        }
+        self.sequences.insert(sequence.request.id, sequence);
+        Ok(())
+    }
+
+    /// Gives a request to the scheduler, with what its answer must obey.
+    ///
+    /// # Errors
+    /// Too many wait.
+    fn queue(
+        &mut self,
+        sequence: &mut Sequence,
+        constrained: Option<Box<Constrained>>,
+    ) -> Result<()> {
+        sequence.obey(constrained);
         let request = &sequence.request;
         let arrival = Arrival {
             id: Id(request.id.0),
@@ -257,14 +291,29 @@ impl Engine {
             n_max_new: request.max_tokens as usize,
             n_cached: self.cache.find(sequence.ns(), &request.prompt).usable,
         };
-        if let Err(full) = self.scheduler.submit(arrival) {
-            return Err(Error::world(format!(
-                "{} requests wait already, with {} tokens of prompts ahead: try again later",
-                full.n_waiting, full.ahead_tokens,
-            )));
+        let queued = self.scheduler.submit(arrival);
+        queued.map_err(|full| queue_is_full(full.n_waiting, full.ahead_tokens))
+    }
+
+    /// Those whose grammars have been compiled since queue, and fail where these are of no use.
+    fn take_compiled(&mut self, emit: &mut dyn FnMut(Event)) {
+        while let Some((ids, useless)) = self.grammars.next_compiled(self.scheduler.is_idle()) {
+            for id in ids {
+                let Some(mut sequence) = self.sequences.remove(&id) else { continue };
+                let mut begin = || self.grammars.begin(&sequence.request);
+                let queued = match useless.clone().map_or_else(|| Ok(begin()), Err) {
+                    Ok(Begun::Known(constrained)) => self.queue(&mut sequence, constrained),
+                    Ok(Begun::Unknown) => Err(Error::ours("what was compiled is not kept")),
+                    Err(useless) => Err(useless),
+                };
+                match queued {
+                    Ok(()) => drop(self.sequences.insert(id, sequence)),
+                    Err(Error { fault, message, .. }) => {
+                        emit(Event::Failed { id: Some(id), fault, message });
+                    }
+                }
+            }
         }
-        self.sequences.insert(sequence.request.id, sequence);
-        Ok(())
     }
 
     /// Fails unless keys and values of so many tokens fit into memory; returns how many fit.
@@ -301,6 +350,7 @@ impl Engine {
 
     fn forget(&mut self, id: RequestId) -> Option<Sequence> {
         self.scheduler.end(Id(id.0));
+        self.grammars.forget(id);
         self.sequences.remove(&id)
     }
 
@@ -321,6 +371,7 @@ impl Engine {
 
     /// Plans and computes; says whether requests are left.
     fn compute(&mut self, emit: &mut dyn FnMut(Event)) -> Result<bool> {
+        self.take_compiled(emit);
         self.take_arrivals();
         let mut seats = Seating {
             cache: &mut self.cache,
@@ -539,6 +590,9 @@ impl Engine {
         bench::run(&self.device, &self.loaded, cache, request, chunk_tokens, should_stop)
     }
 }
+
+#[cfg(test)]
+mod compiling_test;
 
 #[cfg(test)]
 mod tests {

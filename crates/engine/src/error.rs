@@ -3,7 +3,7 @@
 use protocol::Fault;
 
 /// What went wrong, in words for the one whose fault it is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     /// Whose fault it is.
     pub fault: Fault,

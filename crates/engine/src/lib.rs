@@ -17,6 +17,7 @@ mod quantize;
 mod sampler;
 mod seats;
 mod sequence;
+mod shelf;
 
 pub use engine::{Engine, Outcome, Progress};
 pub use error::{Error, Result};

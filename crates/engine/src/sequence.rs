@@ -22,7 +22,7 @@ pub(crate) struct Sequence {
     /// Prompt, then every token that was sent.
     tokens: Vec<u32>,
     /// What its answer may go on with, where that is not anything. It stays when the place is left.
-    constrained: Option<Constrained>,
+    constrained: Option<Box<Constrained>>,
     /// While it has a place in the cache.
     seat: Option<Seat>,
     /// Tokens that were not computed again.
@@ -43,10 +43,10 @@ struct Seat {
 }
 
 impl Sequence {
-    pub fn new(request: GenerateRequest, constrained: Option<Constrained>) -> Self {
+    pub fn new(request: GenerateRequest) -> Self {
         Self {
             tokens: request.prompt.clone(),
-            constrained,
+            constrained: None,
             seat: None,
             n_cached: 0,
             submitted: Instant::now(),
@@ -54,6 +54,11 @@ impl Sequence {
             prefilled: None,
             request,
         }
+    }
+
+    /// What its answer may go on with; before it begins.
+    pub fn obey(&mut self, constrained: Option<Box<Constrained>>) {
+        self.constrained = constrained;
     }
 
     /// Whose prefixes it shares.
@@ -140,7 +145,7 @@ impl Sequence {
 
     /// Whether what it may draw is worked out on the host.
     pub fn is_constrained(&self) -> bool {
-        self.constrained.as_ref().is_some_and(Constrained::needs_mask)
+        self.constrained.as_deref().is_some_and(Constrained::needs_mask)
     }
 
     /// Works out what it may draw, before it draws.
@@ -152,7 +157,7 @@ impl Sequence {
 
     /// Why its answer cannot go on, if that is so.
     pub fn fault(&self) -> Option<&Error> {
-        self.constrained.as_ref().and_then(Constrained::fault)
+        self.constrained.as_deref().and_then(Constrained::fault)
     }
 
     /// Whether all tokens are sampled that were asked for.
@@ -172,7 +177,7 @@ impl Sequence {
             tokens: &self.tokens,
             n_drawn: self.n_drawn(),
             top_logprobs: self.request.top_logprobs,
-            allowed: self.constrained.as_ref().and_then(Constrained::allowed),
+            allowed: self.constrained.as_deref().and_then(Constrained::allowed),
         }
     }
 
@@ -273,7 +278,7 @@ impl Sequence {
 
     /// Why it has ended by its last token, if it has.
     pub fn reason_to_end(&self) -> Option<FinishReason> {
-        let is_over = self.constrained.as_ref().is_some_and(Constrained::is_over);
+        let is_over = self.constrained.as_deref().is_some_and(Constrained::is_over);
         if self.n_new() > 0 && (is_over || self.request.stop_tokens.contains(&self.newest())) {
             Some(FinishReason::Stop)
         } else if self.n_new() >= self.request.max_tokens as usize {

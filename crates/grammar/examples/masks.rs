@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use grammar::{Constraint, Grammars, Vocabulary};
+use grammar::{Compiler, Constraint, Grammars, Vocabulary};
 use protocol::{Grammar, Rule};
 
 const PERSON: &str = r#"{"type": "object", "additionalProperties": false, "properties": {
@@ -31,7 +31,7 @@ fn main() {
     let tokens = (0..n_rows as u32).map(|token| (vocabulary.text(token).to_vec(), token));
     let tokens = tokens.filter(|(text, _)| !text.is_empty()).collect::<HashMap<_, _>>();
     let began = Instant::now();
-    let mut grammars = Grammars::new(vocabulary, 64 << 20).unwrap();
+    let mut grammars = Grammars::new(Compiler::new(vocabulary).unwrap().into(), 64 << 20);
     println!("prepare it: {:?}", began.elapsed());
     let lark = "start: item (\"\\n\" item)*\nitem: \"- \" /[^\\n]{1,60}/\n";
     let cases = [

@@ -26,10 +26,16 @@ const BASE_BYTES: usize = 16 << 10;
 const MAX_REASON_CHARS: usize = 300;
 
 /// A compiled rule at its beginning. It is copied and never goes on itself.
-pub(crate) struct Compiled {
-    pub matcher: Matcher,
+pub struct Compiled {
+    pub(crate) matcher: Matcher,
     /// What it takes in memory, about.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 /// Work and memory of one grammar. Fuel is counted in steps of the lexer's automaton: 14,000 to

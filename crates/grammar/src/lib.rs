@@ -1,8 +1,9 @@
 //! Structured output: which tokens an answer may go on with so that it matches a grammar.
 //!
-//! [`Vocabulary`] is what a model's tokens spell. [`Grammars`] makes constraints of grammars and
-//! keeps what it has compiled. A [`Constraint`] follows one answer: [`Constraint::mask`] before a
-//! token is drawn, [`Constraint::accept`] after it. Compiling and masks are llguidance's.
+//! [`Vocabulary`] is what a model's tokens spell. A [`Compiler`] compiles rules for it, on any
+//! thread; [`Grammars`] keeps what was compiled and makes constraints of it. A [`Constraint`]
+//! follows one answer: [`Constraint::mask`] before a token is drawn, [`Constraint::accept`] after
+//! it. Compiling and masks are llguidance's.
 //!
 //! Invariants:
 //! - A mask depends on the grammar and on the answer's own tokens, on nothing that others do: each
@@ -20,6 +21,7 @@ mod grammars;
 mod marker;
 mod vocabulary;
 
+pub use compile::Compiled;
 pub use constraint::{Constraint, Mask};
-pub use grammars::Grammars;
+pub use grammars::{Compiler, Grammars};
 pub use vocabulary::{MAX_TOKENIZER_BYTES, Vocabulary};

@@ -164,7 +164,7 @@ fn hostile_grammars_come_to_an_end() {
 
 #[test]
 fn a_stream_of_new_grammars_stays_within_the_budget() {
-    let mut grammars = Grammars::new(vocabulary(), 1 << 20).unwrap();
+    let mut grammars = Grammars::new(Compiler::new(vocabulary()).unwrap().into(), 1 << 20);
     let mut most = 0;
     for i in 0..400 {
         let rule = schema(&format!(
@@ -179,6 +179,15 @@ fn a_stream_of_new_grammars_stays_within_the_budget() {
     // The newest is among those that are kept, the first is not.
     let n = grammars.n_kept();
     let newest = schema(r#"{"type": "object", "properties": {"p399": {"type": "string"}}}"#);
-    grammars.begin(&at_once(newest), &[IM_END]).unwrap();
+    assert!(grammars.begin_kept(&at_once(newest), &[IM_END]).is_some());
+    let first = schema(r#"{"type": "object", "properties": {"p0": {"type": "string"}}}"#);
+    assert!(grammars.begin_kept(&at_once(first.clone()), &[IM_END]).is_none());
     assert_eq!(grammars.n_kept(), n);
+    // It may be compiled by whoever has the compiler, and twice is once.
+    let compiler = Compiler::new(vocabulary()).unwrap();
+    for _ in 0..2 {
+        grammars.keep(first.clone(), compiler.compile(&first).unwrap());
+        assert!(grammars.begin_kept(&at_once(first.clone()), &[IM_END]).is_some());
+        assert!(grammars.n_kept() <= n + 1 && grammars.kept_bytes() <= 1 << 20);
+    }
 }

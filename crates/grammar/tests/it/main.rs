@@ -8,7 +8,7 @@ mod preambles;
 
 use std::path::Path;
 
-use grammar::{Constraint, Grammars, Vocabulary};
+use grammar::{Compiler, Constraint, Grammars, Vocabulary};
 use protocol::{Grammar, Rule};
 
 /// Rows of logits; the tokenizer has 2048 entries.
@@ -25,7 +25,7 @@ fn vocabulary() -> Vocabulary {
 }
 
 fn grammars() -> Grammars {
-    Grammars::new(vocabulary(), 8 << 20).unwrap()
+    Grammars::new(Compiler::new(vocabulary()).unwrap().into(), 8 << 20)
 }
 
 fn at_once(rule: Rule) -> Grammar {

@@ -1,6 +1,6 @@
 //! Whatever a grammar of calls lets a model write is a call that parses.
 
-use grammar::{Grammars, Vocabulary};
+use grammar::{Compiler, Grammars, Vocabulary};
 use protocol::Rule;
 use text::{AnswerStream, Json, Said, Wanted};
 
@@ -56,7 +56,7 @@ impl Model {
         let n_rows = 1 + [&SPECIAL[..], &ADDED].concat().into_iter().map(id).max().unwrap();
         let vocabulary = || Vocabulary::parse(json.as_bytes(), n_rows as usize).unwrap();
         Self {
-            grammars: Grammars::new(vocabulary(), 1 << 20).unwrap(),
+            grammars: Grammars::new(Compiler::new(vocabulary()).unwrap().into(), 1 << 20),
             vocabulary: vocabulary(),
             n_rows,
             special: SPECIAL.map(|literal| (literal, id(literal))).to_vec(),
