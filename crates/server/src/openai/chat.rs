@@ -10,7 +10,7 @@ use super::messages::{messages, tools};
 use super::options::{self, Streaming};
 use super::wire;
 use crate::failure::Failure;
-use crate::generation::{Answer, Finished, Form, Input, Part, Request, Tools};
+use crate::generation::{Answer, Calls, Finished, Form, Input, Part, Request, Tools};
 use crate::http::body::Body;
 use crate::http::fields::Fields;
 use crate::http::keys::Caller;
@@ -26,7 +26,7 @@ pub async fn completions(
 ) -> Result<Response, Failure> {
     let (request, streaming) = request(&mut fields, &app, &caller)?;
     fields.end()?;
-    let n_answers = request.n_answers;
+    let (n_answers, calls) = (request.n_answers, request.form.calls.clone());
     let mut answers = app.generator.start(request).await?;
     answers.settle(SETTLE_PATIENCE).await?;
     let head = Head {
@@ -34,6 +34,7 @@ pub async fn completions(
         created: now_unix_s(),
         model: answers.model.clone(),
         has_usage: streaming.has_usage,
+        calls,
     };
     if streaming.is_on {
         let writer = Chunks { head, n_answers, finished: Vec::new() };
@@ -96,12 +97,15 @@ struct Head {
     created: u64,
     model: String,
     has_usage: bool,
+    /// How tools were to be called.
+    calls: Calls,
 }
 
 impl Head {
     fn object(&self, answers: &[Answer]) -> Value {
         let finished: Vec<_> = answers.iter().map(|answer| answer.finished.clone()).collect();
-        let choices: Vec<_> = answers.iter().enumerate().map(choice).collect();
+        let choices: Vec<_> =
+            answers.iter().enumerate().map(|(idx, answer)| self.choice(idx, answer)).collect();
         let mut object = json!({
             "id": self.id,
             "object": "chat.completion",
@@ -112,6 +116,31 @@ impl Head {
         });
         extras(&mut object, &finished);
         object
+    }
+
+    fn choice(&self, idx: usize, answer: &Answer) -> Value {
+        let calls: Vec<_> = answer.calls.iter().map(wire::call).collect();
+        let content = match answer.text.is_empty() && !calls.is_empty() {
+            true => Value::Null,
+            false => answer.text.as_str().into(),
+        };
+        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        if !answer.reasoning.is_empty() {
+            message["reasoning_content"] = answer.reasoning.as_str().into();
+        }
+        if !calls.is_empty() {
+            message["tool_calls"] = calls.into();
+        }
+        let logprobs = match &answer.logprobs {
+            Some(logprobs) => wire::logprobs(logprobs),
+            None => Value::Null,
+        };
+        json!({
+            "index": idx,
+            "message": message,
+            "logprobs": logprobs,
+            "finish_reason": wire::finish_reason(answer.finished.reason, &self.calls),
+        })
     }
 
     fn chunk(&self, choices: Value) -> Value {
@@ -136,31 +165,6 @@ fn extras(object: &mut Value, finished: &[Finished]) {
         object["timings"] = wire::timings(first);
         object["cache"] = wire::cache(first.found.as_ref());
     }
-}
-
-fn choice((idx, answer): (usize, &Answer)) -> Value {
-    let calls: Vec<_> = answer.calls.iter().map(wire::call).collect();
-    let content = match answer.text.is_empty() && !calls.is_empty() {
-        true => Value::Null,
-        false => answer.text.as_str().into(),
-    };
-    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
-    if !answer.reasoning.is_empty() {
-        message["reasoning_content"] = answer.reasoning.as_str().into();
-    }
-    if !calls.is_empty() {
-        message["tool_calls"] = calls.into();
-    }
-    let logprobs = match &answer.logprobs {
-        Some(logprobs) => wire::logprobs(logprobs),
-        None => Value::Null,
-    };
-    json!({
-        "index": idx,
-        "message": message,
-        "logprobs": logprobs,
-        "finish_reason": wire::finish_reason(answer.finished.reason),
-    })
 }
 
 /// Writes the chunks of a stream.
@@ -205,7 +209,7 @@ impl Writer for Chunks {
                 self.delta(frames, idx, json!({"tool_calls": [object]}), Value::Null);
             }
             Part::Finished(finished) => {
-                let reason = wire::finish_reason(finished.reason);
+                let reason = wire::finish_reason(finished.reason, &self.head.calls);
                 let choices = json!([
                     {"index": idx, "delta": {}, "logprobs": null, "finish_reason": reason}
                 ]);

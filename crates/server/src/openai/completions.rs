@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::options;
 use super::wire;
 use crate::failure::Failure;
-use crate::generation::{Answer, Finished, Input, Part, Request, TokenLogprob};
+use crate::generation::{Answer, Calls, Finished, Input, Part, Request, TokenLogprob};
 use crate::http::body::Body;
 use crate::http::fields::{Fields, token_ids};
 use crate::http::keys::Caller;
@@ -110,7 +110,7 @@ impl Head {
                 "index": idx,
                 "text": answer.text,
                 "logprobs": answer.logprobs.as_deref().map(|l| logprobs(l, &mut 0)),
-                "finish_reason": wire::finish_reason(answer.finished.reason),
+                "finish_reason": wire::finish_reason(answer.finished.reason, &Calls::Free),
             })
         };
         let mut object = self.with(answers.iter().enumerate().map(choice).collect());
@@ -177,7 +177,7 @@ impl Writer for Chunks {
                 frames.event(None, &self.chunk(idx, &text, logprobs, None));
             }
             Part::Finished(finished) => {
-                let reason = wire::finish_reason(finished.reason);
+                let reason = wire::finish_reason(finished.reason, &Calls::Free);
                 let mut chunk = self.chunk(idx, "", Value::Null, Some(reason));
                 self.finished.push((idx, *finished));
                 if self.finished.len() == self.n_choices {

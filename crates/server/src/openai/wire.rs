@@ -4,15 +4,16 @@ use protocol::CacheMatch;
 use serde_json::{Value, json};
 
 use crate::explain;
-use crate::generation::{Call, Finished, Reason, TokenLogprob};
+use crate::generation::{Call, Calls, Finished, Reason, TokenLogprob};
 use crate::http::new_id;
 
-/// Why an answer ended.
-pub fn finish_reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Stop | Reason::StopString(_) => "stop",
-        Reason::Length => "length",
-        Reason::Calls => "tool_calls",
+/// Why an answer ended. A call that the request left no choice about is the end of the answer, and
+/// nothing that the model decided on.
+pub fn finish_reason(reason: Reason, calls: &Calls) -> &'static str {
+    match (reason, calls) {
+        (Reason::Length, _) => "length",
+        (Reason::Calls, Calls::Free | Calls::Strict | Calls::Any) => "tool_calls",
+        (Reason::Calls, Calls::Named(_)) | (Reason::Stop | Reason::StopString(_), _) => "stop",
     }
 }
 

@@ -136,19 +136,48 @@ fn tools_that_must_be_called_are_and_strict_arguments_fit() {
             let fields =
                 json!({"tools": tools, "tool_choice": choice, "parallel_tool_calls": false});
             let answer = chance(&served, seed, fields);
-            assert_eq!(answer["finish_reason"], "tool_calls", "{answer}");
+            // A choice that the request has made is none of the model's.
+            let reason = if name.is_some() { "stop" } else { "tool_calls" };
+            assert_eq!(answer["finish_reason"], reason, "{answer}");
             let calls = answer["message"]["tool_calls"].as_array().unwrap();
             assert_eq!(calls.len(), 1, "{answer}");
             let function = &calls[0]["function"];
             assert!(is_city(function["arguments"].as_str().unwrap()), "{answer}");
             assert!(name.is_none_or(|name| function["name"] == name), "{answer}");
         }
+        let short = json!({"tools": tools, "tool_choice": named, "max_tokens": 2});
+        assert_eq!(chance(&served, seed, short)["finish_reason"], "length");
         let either = json!({"tools": tools, "max_tokens": 60});
         let answer = chance(&served, seed, either);
         let calls = answer["message"]["tool_calls"].as_array();
         for call in calls.into_iter().flatten() {
             assert!(is_city(call["function"]["arguments"].as_str().unwrap()), "{answer}");
         }
+    }
+}
+
+#[test]
+fn a_stream_ends_for_the_same_reason_as_a_whole_answer_with_calls() {
+    let served = Setup::of(real_runner()).serve();
+    let tool = json!({"type": "function", "function": {"name": "trip", "parameters": city()}});
+    let named = json!({"type": "function", "function": {"name": "trip"}});
+    let allowed = json!({"mode": "required", "tools": [named]});
+    let allowed = json!({"type": "allowed_tools", "allowed_tools": allowed});
+    for (choice, reason) in
+        [(json!("required"), "tool_calls"), (allowed, "tool_calls"), (named, "stop")]
+    {
+        let mut fields = json!({"model": "demo", "tools": [tool], "tool_choice": choice,
+                                "max_tokens": 200, "temperature": 0, "parallel_tool_calls": false});
+        let whole = served.chat(fields.clone()).json()["choices"][0].clone();
+        assert_eq!(whole["finish_reason"], reason, "{whole}");
+        fields["stream"] = true.into();
+        let chunks = served.chat(fields).events();
+        let choices = chunks.iter().map(|chunk| &chunk["choices"][0]);
+        let reasons = choices.clone().map(|choice| &choice["finish_reason"]);
+        let reasons = reasons.filter(|reason| !reason.is_null()).collect::<Vec<_>>();
+        assert_eq!(reasons, [reason], "{chunks:?}");
+        let mut calls = choices.filter(|choice| choice["delta"]["tool_calls"].is_array());
+        assert_eq!(calls.next().unwrap()["delta"]["tool_calls"][0]["function"]["name"], "trip");
     }
 }
 
@@ -210,6 +239,7 @@ fn other_dialects_force_the_same_and_thinking_comes_first() {
     let answer = served.post("/v1/messages", &body).json();
     let block = &answer["content"][0];
     assert_eq!((&block["type"], &block["name"]), (&json!("tool_use"), &json!("trip")), "{answer}");
+    assert_eq!(answer["stop_reason"], "tool_use", "{answer}");
     assert!(is_city(&block["input"].to_string()), "{answer}");
     let format = json!({"type": "json_schema", "schema": city()});
     let body = json!({"model": "demo", "messages": hi, "max_tokens": 200,
