@@ -266,6 +266,11 @@ impl Prompter {
         Ok(AnswerStream::new(&self.tokenizer, &self.format, tools, prompt_tail)?)
     }
 
+    /// The same of an answer that may have a form instead of calling.
+    pub fn parser_beside_a_form(&self, tail: &str, tools: &[Json]) -> Result<AnswerStream<'_>> {
+        Ok(AnswerStream::new(&self.tokenizer, &self.format.beside_a_form(), tools, tail)?)
+    }
+
     /// The same for the continuation of a text, all of which is text.
     pub fn plain_parser(&self) -> Result<AnswerStream<'_>> {
         Ok(AnswerStream::new(&self.tokenizer, &AnswerFormat::plain(), &[], "")?)

@@ -93,6 +93,11 @@ impl Form {
         self.allowed.is_empty() || self.allowed.iter().any(|allowed| allowed == name)
     }
 
+    /// Whether an answer may be of the form that was asked for, instead of calling.
+    pub fn may_be_said(&self) -> bool {
+        self.said.is_some() && !self.calls.are_forced()
+    }
+
     /// Those of the tools that the model is told of that it may call.
     pub fn callable(&self, tools: &[Json]) -> Arc<[Json]> {
         let name = |tool: &Json| tool["function"]["name"].as_str().unwrap_or_default().to_owned();
@@ -177,7 +182,8 @@ impl Form {
             Calls::Named(name) => Some(name.as_str()),
             _ => None,
         };
-        let wanted = Wanted { tools, named, said };
+        let is_strict = self.calls == Calls::Strict;
+        let wanted = Wanted { tools, named, said, is_strict };
         let lark = prompter.format().grammar(&wanted, &prompter.special_markup());
         let lark =
             lark.map_err(|e| Failure::invalid(self.field(), format!("cannot be used: {e}")))?;

@@ -42,6 +42,9 @@ impl<'a> Reader<'a> {
     ) -> Result<Self, Failure> {
         let stops = self::stops(stops)?;
         let stream = match chat {
+            Some(chat) if form.may_be_said() => {
+                prompter.parser_beside_a_form(&chat.tail, &chat.tools)?
+            }
             Some(chat) => prompter.parser(&chat.tail, &chat.tools)?,
             None => prompter.plain_parser()?,
         };

@@ -181,6 +181,50 @@ fn a_stream_ends_for_the_same_reason_as_a_whole_answer_with_calls() {
     }
 }
 
+/// The bundled model with calls that are bare JSON.
+fn write_llama(folder: &std::path::Path) {
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+    std::fs::create_dir_all(folder).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(demo.join(name), folder.join(name)).unwrap();
+    }
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+                    {% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}\
+                    {% if false %}<|start_header_id|>{\"name\": \"\", \"parameters\": {% endif %}\
+                    <|im_start|>assistant\n<think>\n\n</think>\n\n";
+    std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+}
+
+#[test]
+fn json_beside_calls_that_are_json_is_told_from_them() {
+    let served = Setup::of(real_runner()).serve();
+    write_llama(&served.home.path().join("models/llama"));
+    let send = |seed: u64, is_strict: bool, format: &Value| {
+        let function = json!({"name": "trip", "parameters": city(), "strict": is_strict});
+        served.chat(json!({"model": "llama", "seed": seed, "temperature": 1.5, "max_tokens": 200,
+                           "tools": [{"type": "function", "function": function}],
+                           "response_format": format}))
+    };
+    let form = json!({"type": "json_schema", "json_schema": {"name": "c", "schema": city()}});
+    for seed in 0..8 {
+        let answer = send(seed, true, &form).json();
+        let choice = &answer["choices"][0];
+        let (called, said) = (&choice["message"]["tool_calls"], &choice["message"]["content"]);
+        let is_call = called.is_array();
+        assert_eq!(
+            choice["finish_reason"],
+            if is_call { "tool_calls" } else { "stop" },
+            "{answer}"
+        );
+        let json = if is_call { &called[0]["function"]["arguments"] } else { said };
+        assert!(json.as_str().is_some_and(is_city), "{answer}");
+        assert!(said.is_null() == is_call, "{answer}");
+    }
+    let any = json!({"type": "json_object"});
+    assert_eq!(send(1, false, &any).status, 200);
+    assert_eq!(send(1, true, &any).refused(400).as_deref(), Some("response_format.type"));
+}
+
 #[test]
 fn only_the_tools_that_are_allowed_are_called_and_the_prompt_is_the_same() {
     let served = Setup { keys: KEYS, ..Setup::of(real_runner()) }.serve();

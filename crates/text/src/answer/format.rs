@@ -13,6 +13,8 @@ pub struct AnswerFormat {
     pub(super) reasoning: Option<ReasoningTags>,
     pub(super) family: Option<Family>,
     syntax: Option<CallSyntax>,
+    /// Only what has the members of a call, in order, is one where calls are bare JSON.
+    calls_are_exact: bool,
     special: Vec<&'static str>,
 }
 
@@ -139,8 +141,19 @@ impl AnswerFormat {
             reasoning: reasoning.filter(|_| !is_harmony),
             family,
             syntax,
+            calls_are_exact: false,
             special: markup.filter(|literal| is_special(literal)).filter(counts).collect(),
         }
+    }
+
+    /// The same, of answers that may have a form instead of calling. Where calls are bare JSON,
+    /// only an object with their two members in order is one: all else is the form's.
+    pub fn beside_a_form(&self) -> AnswerFormat {
+        AnswerFormat { calls_are_exact: true, ..self.clone() }
+    }
+
+    pub(super) fn has_exact_calls(&self) -> bool {
+        self.calls_are_exact && self.syntax.is_some_and(|syntax| syntax.is_json())
     }
 
     /// Whether answers may have a reasoning part.

@@ -2,6 +2,7 @@
 //! arguments by the tool's schema, and an answer that must have a form have it. The text is
 //! llguidance's dialect of Lark.
 
+use super::confusable::{form_or_call, may_be_call};
 use super::schema::may_be_string;
 use super::syntax::Family;
 use super::{AnswerFormat, ArgumentSyntax, CallSyntax, harmony};
@@ -16,6 +17,8 @@ pub struct Wanted<'a> {
     pub named: Option<&'a str>,
     /// What may be said instead of calling; nothing without.
     pub said: Option<&'a Said>,
+    /// The arguments of every call have to fit.
+    pub is_strict: bool,
 }
 
 /// What may be said.
@@ -54,9 +57,9 @@ impl AnswerFormat {
             (_, []) if wanted.said.is_some() => None,
             (None, _) => return Err(Error::Request("the model knows no calls".to_owned())),
             (Some(syntax), _) if syntax.is_json() && matches!(wanted.said, Some(Said::Json(_))) => {
-                let reason = "tools and a JSON form exclude each other: this model's calls are \
-                              JSON themselves; set tool_choice to \"none\" or \"required\"";
-                return Err(Error::Request(reason.to_owned()));
+                let either = wanted.form_or_call()?;
+                let start = rules.json(&either, &either);
+                return Ok(format!("start: {start}\n{}", rules.text));
             }
             (Some(syntax), _) => {
                 // One that is named is called once.
@@ -73,21 +76,34 @@ impl AnswerFormat {
     }
 }
 
-impl CallSyntax {
-    /// Whether nothing but its content tells a call from other JSON.
-    fn is_json(&self) -> bool {
-        self.before_all.is_empty() && self.before_name.starts_with('{')
+impl Wanted<'_> {
+    /// A schema of JSON that may be said, and of calls that are JSON. What is said must not pass
+    /// for a call whose arguments nobody has looked at.
+    fn form_or_call(&self) -> Result<Json> {
+        let any = Json::Bool(true);
+        let said = match self.said {
+            Some(Said::Json(schema)) => schema,
+            _ => &any,
+        };
+        let tools = self.tools.iter().map(parameters_of).collect::<Result<Vec<_>>>()?;
+        let names = tools.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+        if self.is_strict && may_be_call(said, &names) {
+            let reason = "allows an object that reads like a call with any arguments, and tools \
+                          are strict: this model's calls are JSON themselves. Require a property \
+                          that calls have not (they have name and parameters), or set \
+                          tool_choice to \"none\" or \"required\"";
+            return Err(Error::Request(reason.to_owned()));
+        }
+        Ok(form_or_call(said, &tools))
     }
+}
 
+impl CallSyntax {
     /// A rule of what follows `before_name`: name, arguments and the end of a call.
     fn bodies(&self, rules: &mut Rules<'_>, wanted: &Wanted<'_>) -> Result<String> {
         let mut calls = Vec::new();
         for tool in wanted.tools {
-            let (name, parameters) = form(tool)?;
-            if !parameters.is_object() {
-                let reason = format!("the parameters of tool '{name}' are no object");
-                return Err(Error::Request(reason));
-            }
+            let (name, parameters) = parameters_of(tool)?;
             if wanted.named.is_some_and(|wanted| wanted != name) {
                 continue;
             }
@@ -134,6 +150,16 @@ impl CallSyntax {
             ArgumentSyntax::Gemma { quote } => rules.bare_object(schema, schema, quote),
         }
     }
+}
+
+/// The same, checked to be an object.
+fn parameters_of(tool: &Json) -> Result<(&str, &Json)> {
+    let (name, parameters) = form(tool)?;
+    if !parameters.is_object() {
+        let reason = format!("the parameters of tool '{name}' are no object");
+        return Err(Error::Request(reason));
+    }
+    Ok((name, parameters))
 }
 
 /// Name and parameters; a tool without parameters takes an empty object.

@@ -12,6 +12,7 @@
 //!    that spells it is text.
 
 mod call;
+mod confusable;
 mod format;
 mod gemma;
 mod grammar;

@@ -25,6 +25,10 @@ impl ToolTypes {
         ToolTypes { tools: tools.collect() }
     }
 
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tools.keys().map(String::as_str)
+    }
+
     pub(super) fn knows(&self, tool: &str) -> bool {
         self.tools.contains_key(tool)
     }
@@ -71,9 +75,18 @@ pub(super) fn string(text: &str) -> String {
 
 /// Whether a value may be a string, by a schema that may refer to others in `root`.
 pub(super) fn may_be_string(schema: &Json, root: &Json) -> bool {
+    may_be(schema, root, "string")
+}
+
+/// The same of an object.
+pub(super) fn may_be_object(schema: &Json, root: &Json) -> bool {
+    may_be(schema, root, "object")
+}
+
+fn may_be(schema: &Json, root: &Json, wanted: &str) -> bool {
     let mut types = Vec::new();
     types_of(schema, root, &mut MAX_SCHEMAS.clone(), &mut types);
-    types.is_empty() || types.contains(&"string")
+    types.is_empty() || types.contains(&wanted)
 }
 
 fn type_of(value: &Json) -> &'static str {

@@ -182,6 +182,11 @@ impl CallSyntax {
         [self.before_all, self.before_name, name, self.after_name].concat()
     }
 
+    /// Whether nothing but its content tells a call from other JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.before_all.is_empty() && self.before_name.starts_with('{')
+    }
+
     pub(super) fn contains(&self, literal: &str) -> bool {
         let in_arguments = match self.arguments {
             ArgumentSyntax::Json => ["", "", ""],

@@ -1,6 +1,7 @@
 //! Answers with reasoning between tags, calls behind markup, and text around them.
 
 use super::call::{CallReader, Found, Opener, Step};
+use super::confusable::Openers;
 use super::format::{AnswerFormat, ReasoningTags};
 use super::markers::{Lexeme, MarkerScanner, begun_bytes};
 use super::schema::ToolTypes;
@@ -41,6 +42,8 @@ pub(super) struct TagParser {
     /// Markers that are special tokens; the others count in text.
     special: Vec<Marker>,
     types: ToolTypes,
+    /// Where nothing is a call but what begins so.
+    openers: Option<Openers>,
     state: State,
     /// Blanks that may turn out to stand before markup.
     blanks: String,
@@ -65,10 +68,12 @@ impl TagParser {
             tail.strip_suffix(tags.label).is_some_and(|tail| tail.ends_with(tags.open))
         };
         let is_open = format.reasoning.is_some_and(opened);
+        let types = ToolTypes::new(tools);
         TagParser {
             markers,
             special,
-            types: ToolTypes::new(tools),
+            openers: format.has_exact_calls().then(|| Openers::new(types.names())),
+            types,
             state: State {
                 kind: if is_open { Kind::Reasoning } else { Kind::Text },
                 has_begun: !is_open,
@@ -124,7 +129,12 @@ impl TagParser {
     fn character(&mut self, c: char) {
         let Some(call) = &mut self.call else { return self.scan(c) };
         match call.step(c, &self.types) {
-            Step::More => {}
+            Step::More => {
+                let may_become = |all: &mut Openers| all.may_become(&call.raw);
+                if !self.openers.as_mut().is_none_or(may_become) {
+                    self.bad_call();
+                }
+            }
             Step::Bad => self.bad_call(),
             Step::Done(found) => self.done(found),
         }
@@ -178,6 +188,9 @@ impl TagParser {
 
     fn open_call(&mut self, literal: &str, opener: Opener) {
         let Some(family) = self.state.family else { return };
+        if let Some(openers) = &mut self.openers {
+            openers.reset();
+        }
         let is_bare = opener == Opener::Bare;
         self.call = Some(CallReader::new(family, opener, if is_bare { "" } else { literal }));
         if is_bare {
@@ -189,7 +202,8 @@ impl TagParser {
         let Some(call) = &self.call else { return };
         let is_known =
             call.n_markup_bytes > 0 || self.state.block.is_some() || self.types.knows(&found.name);
-        if !is_known {
+        let is_exact = self.openers.as_ref().is_none_or(|all| all.make(&call.raw));
+        if !is_known || !is_exact {
             return self.bad_call();
         }
         let is_list = call.is_list || self.state.block.is_some_and(|block| block.is_list);

@@ -39,6 +39,11 @@ fn fits(call: &text::Call) -> bool {
         && arguments.get("free").is_none_or(Json::is_object)
 }
 
+/// Nothing is wanted.
+fn free<'a>() -> Wanted<'a> {
+    Wanted { tools: &[], named: None, said: None, is_strict: false }
+}
+
 /// A vocabulary, and what is needed to draw from it at random.
 struct Model {
     grammars: Grammars,
@@ -137,7 +142,7 @@ fn whatever_a_grammar_of_calls_allows_parses_and_fits() {
     for (template, end) in FORMATS {
         let format = format_of(template);
         for named in [None, Some("weather"), Some("now")] {
-            let wanted = Wanted { tools: &tools, named, said: None };
+            let wanted = Wanted { tools: &tools, named, ..free() };
             let lark = format.grammar(&wanted, &model.special).unwrap();
             for seed in 0..12 {
                 let ids = model.answer(&lark, end, seed);
@@ -189,14 +194,8 @@ fn what_may_be_said_instead_of_a_call_has_its_form_and_calls_stay_strict() {
         };
         let call = syntax.render(&[("weather", &good)]);
         for (form, taken, refused) in &forms {
-            let wanted = Wanted { tools: &tools, named: None, said: Some(form) };
-            let lark = match format.grammar(&wanted, &model.special) {
-                Ok(lark) => lark,
-                Err(error) => {
-                    assert!(template == LLAMA3 && matches!(form, Said::Json(_)), "{error}");
-                    continue;
-                }
-            };
+            let wanted = Wanted { tools: &tools, named: None, said: Some(form), ..free() };
+            let lark = format.grammar(&wanted, &model.special).unwrap();
             let mut check = |answer: &str, is_taken: bool| {
                 assert_eq!(model.takes(&lark, answer), is_taken, "{answer:?}\n{lark}");
             };
@@ -221,7 +220,8 @@ fn what_may_be_said_instead_of_a_call_has_its_form_and_calls_stay_strict() {
 #[test]
 fn channels_are_opened_before_a_form_and_reasoning_may_come_first() {
     let (mut model, format) = (Model::new(), format_of(HARMONY));
-    let wanted = Wanted { tools: &[], named: None, said: Some(&Said::Regex("[0-9]+".to_owned())) };
+    let digits = Said::Regex("[0-9]+".to_owned());
+    let wanted = Wanted { said: Some(&digits), ..free() };
     let lark = format.grammar(&wanted, &model.special).unwrap();
     let thought = "<|channel|>analysis<|message|>Well, well.<|end|><|start|>assistant";
     let answer = "<|channel|>final<|message|>17";
@@ -231,11 +231,114 @@ fn channels_are_opened_before_a_form_and_reasoning_may_come_first() {
     assert!(!model.takes(&lark, "17") && !model.takes(&lark, &format!("{thought}17")));
 }
 
+/// JSON by a form beside calls that are JSON: a schema, JSON by it, and whether it may be beside
+/// strict tools.
+const BESIDE: [(&str, &str, bool); 4] = [
+    (
+        r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 7},
+            "age": {"type": "integer", "maximum": 9}}, "required": ["name", "age"]}"#,
+        r#"{"name": "now", "age": 3}"#,
+        true,
+    ),
+    (
+        r#"{"type": "object", "additionalProperties": false, "required": ["name"], "properties":
+            {"name": {"enum": ["weather", "now"]}, "type": {"type": "boolean"}}}"#,
+        r#"{"name": "now"}"#,
+        true,
+    ),
+    (r#"{"type": "array", "maxItems": 2, "items": {"enum": ["{", 1]}}"#, r#"["{", 1]"#, true),
+    (
+        r##"{"type": "object", "additionalProperties": false, "required": ["name", "parameters"],
+            "properties": {"name": {"enum": ["weather", "trip"]},
+                "parameters": {"$ref": "#/$defs/x"}},
+            "$defs": {"x": {"type": "object", "additionalProperties": false,
+                "properties": {"x": {"enum": [0]}}}}}"##,
+        r#"{"name": "trip", "parameters": {"x": 0}}"#,
+        false,
+    ),
+];
+
+#[test]
+fn json_beside_calls_that_are_json_comes_out_as_what_it_is() {
+    let (mut model, tokenizer, tools) = (Model::new(), tokenizer(), strict_tools());
+    let format = format_of(LLAMA3);
+    for (schema, json, may_be_strict) in BESIDE {
+        let said = Said::Json(serde_json::from_str(schema).unwrap());
+        let wanted = |is_strict| Wanted { tools: &tools, said: Some(&said), is_strict, ..free() };
+        let strict = format.grammar(&wanted(true), &model.special);
+        assert_eq!(strict.is_ok(), may_be_strict, "{schema}");
+        let lark = format.grammar(&wanted(false), &model.special).unwrap();
+        for answer in [json, r#"{"name": "now", "parameters": {}}"#] {
+            assert!(model.takes(&lark, answer), "{answer} {lark}");
+        }
+        assert!(!model.takes(&lark, r#"{"name": "weather", "parameters": {"days": 3}}"#));
+        let mut n_said = 0;
+        for seed in 0..40 {
+            let ids = model.answer(&lark, "\"", seed);
+            let written = tokenizer.decode(&ids, true).unwrap();
+            let format = format.beside_a_form();
+            let mut stream = AnswerStream::new(&tokenizer, &format, &tools, "").unwrap();
+            let parts = ids.iter().flat_map(|id| stream.push(*id)).collect::<Vec<_>>();
+            let parts = parts.into_iter().chain(stream.finish());
+            let (mut text, mut calls) = (String::new(), Vec::new());
+            for part in parts {
+                match part {
+                    Part::Text(more) => text.push_str(&more),
+                    Part::Call(call) => calls.push(call),
+                    Part::Reasoning(_) => panic!("{written}"),
+                }
+            }
+            n_said += usize::from(calls.is_empty());
+            match &calls[..] {
+                [] => assert_eq!(text.trim(), written.trim(), "{schema}"),
+                [call] => assert!(text.is_empty() && (fits(call) || !may_be_strict), "{written}"),
+                _ => panic!("{written}"),
+            }
+        }
+        assert!(n_said > 0, "{schema}");
+    }
+}
+
+#[test]
+fn beside_a_form_only_what_has_the_members_of_a_call_in_order_is_one() {
+    let check = |answer: &str, n_calls: usize| {
+        let format = format_of(LLAMA3).beside_a_form();
+        let mut parser = AnswerParser::new(&format, &strict_tools(), "");
+        let mut parts = parser.push(answer);
+        parts.extend(parser.finish());
+        let calls = parts.iter().filter(|part| matches!(part, Part::Call(_))).count();
+        assert_eq!(calls, n_calls, "{answer} {parts:?}");
+        if n_calls == 0 {
+            let text = parts.iter().map(|part| match part {
+                Part::Text(text) => text.as_str(),
+                part => panic!("{part:?}"),
+            });
+            assert_eq!(text.collect::<String>(), answer);
+        }
+    };
+    check(r#"{"name": "now", "parameters": {}}"#, 1);
+    check(r#"{"name": "now", "parameters": {"a": "}"}}"#, 1);
+    check("{\"name\":\"now\",\n \"parameters\":{}\t}", 1);
+    check(r#"{"parameters": {}, "name": "now"}"#, 0);
+    check(r#"{"na me": "now", "parameters": {}}"#, 0);
+    check(r#"{"name": "now", "parameters": {}, "id": 1}"#, 0);
+    check(r#"{"name": "now", "parameters": [{}]}"#, 0);
+    check(r#"{"name": "now"}"#, 0);
+    check(r#"{"name": "nowhere", "parameters": {}}"#, 0);
+    check(r#"{"type": "function", "name": "now", "parameters": {}}"#, 0);
+    check(r#"{"function": {"name": "now", "parameters": {}}}"#, 0);
+    // Text does not wait for the end of an object that cannot be a call any more.
+    let format = format_of(LLAMA3).beside_a_form();
+    let mut parser = AnswerParser::new(&format, &strict_tools(), "");
+    let begun = r#"{"name": "Ada"#;
+    assert_eq!(parser.push(begun), [Part::Text(begun.to_owned())]);
+}
+
 #[test]
 fn what_cannot_be_called_is_an_error() {
     let format = format_of(HERMES);
     let check = |format: &AnswerFormat, tools: &[Json], named, reason: &str| {
-        let wanted = Wanted { tools, named, said: None };
+        let wanted = Wanted { tools, named, ..free() };
         let error = format.grammar(&wanted, &[]).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     };
