@@ -138,10 +138,6 @@ impl Form {
         if self.said.is_none() && !is_strict {
             return self.bounded(prompter, tail, tools.is_some());
         }
-        if self.max_reasoning_tokens.is_some() && prompter.format().has_channels() {
-            let reason = "cannot be used beside a form or forced calls with this model";
-            return Err(Failure::invalid("thinking_budget", reason));
-        }
         let has_channels = prompter.format().has_channels();
         let is_plain = tools.is_none_or(|tools| tools.is_empty() && !has_channels);
         let rule = match self.said.as_ref().filter(|_| is_plain).map(|form| &form.said) {
@@ -183,7 +179,8 @@ impl Form {
             _ => None,
         };
         let is_strict = self.calls == Calls::Strict;
-        let wanted = Wanted { tools, named, said, is_strict };
+        let max_reasoning_tokens = self.max_reasoning_tokens;
+        let wanted = Wanted { tools, named, said, is_strict, max_reasoning_tokens };
         let lark = prompter.format().grammar(&wanted, &prompter.special_markup());
         let lark =
             lark.map_err(|e| Failure::invalid(self.field(), format!("cannot be used: {e}")))?;

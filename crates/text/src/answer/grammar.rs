@@ -19,6 +19,8 @@ pub struct Wanted<'a> {
     pub said: Option<&'a Said>,
     /// The arguments of every call have to fit.
     pub is_strict: bool,
+    /// Where reasoning has a channel, it ends after so many tokens.
+    pub max_reasoning_tokens: Option<u32>,
 }
 
 /// What may be said.
@@ -69,7 +71,7 @@ impl AnswerFormat {
             }
         };
         let start = match self.has_channels() {
-            true => rules.in_channels(wanted.said, calls),
+            true => rules.in_channels(wanted, calls)?,
             false => rules.one_after_another(wanted.said, calls),
         };
         Ok(format!("start: {start}\n{}", rules.text))
@@ -262,8 +264,14 @@ impl Rules<'_> {
         self.add(&format!("TEXT_{n} | {name} {rest} {calls}"))
     }
 
-    /// Messages of channels: any of the reasoning, then a call or what may be said.
-    fn in_channels(&mut self, said: Option<&Said>, calls: Option<(CallSyntax, String)>) -> String {
+    /// Messages of channels: any of the reasoning, or one that ends in time, then a call or what
+    /// may be said.
+    fn in_channels(
+        &mut self,
+        wanted: &Wanted<'_>,
+        calls: Option<(CallSyntax, String)>,
+    ) -> Result<String> {
+        let said = wanted.said;
         let end = self.text_until(&Json::Null, harmony::END);
         let again = self.literal(&[harmony::START, "assistant"].concat());
         let message = |channel: &str| {
@@ -276,11 +284,31 @@ impl Rules<'_> {
             calls.map(|(syntax, body)| format!("{} {body}", self.literal(syntax.before_name)));
         let answer = said.map(|_| format!("{answer} {}", self.said(said)));
         let last = call.into_iter().chain(answer).collect::<Vec<_>>().join(" | ");
-        let heads = match said {
-            Some(Said::Anything) => format!("({analysis} | {preamble})"),
-            _ => analysis,
+        let preamble = (said == Some(&Said::Anything)).then_some(preamble);
+        let Some(max_tokens) = wanted.max_reasoning_tokens else {
+            let heads = [Some(analysis), preamble].into_iter().flatten().collect::<Vec<_>>();
+            return Ok(self.add(&format!("(({}) {end} {again})* ({last})", heads.join(" | "))));
         };
-        self.add(&format!("({heads} {end} {again})* ({last})"))
+        let reasoning = match max_tokens {
+            0 => String::new(),
+            _ => {
+                let bounded = self.bounded_text(max_tokens, harmony::END)?;
+                format!("({analysis} {bounded} {again})?")
+            }
+        };
+        let preambles = preamble.map(|head| format!("({head} {end} {again})*")).unwrap_or_default();
+        Ok(self.add(&format!("{reasoning} {preambles} ({last})")))
+    }
+
+    /// Text of so many tokens at most, and the special token that ends it.
+    fn bounded_text(&mut self, max_tokens: u32, end: &str) -> Result<String> {
+        if !self.special.iter().any(|(literal, _)| *literal == end) {
+            let reason = format!("thinking cannot be bounded: {end} is no token of this model");
+            return Err(Error::Request(reason));
+        }
+        let name = self.name();
+        self.text.push_str(&format!("{name}[max_tokens={max_tokens}]: /(?s:.*)/\n"));
+        Ok(format!("{name} {}", self.literal(end)))
     }
 
     fn said(&mut self, said: Option<&Said>) -> String {

@@ -41,7 +41,7 @@ fn fits(call: &text::Call) -> bool {
 
 /// Nothing is wanted.
 fn free<'a>() -> Wanted<'a> {
-    Wanted { tools: &[], named: None, said: None, is_strict: false }
+    Wanted { tools: &[], named: None, said: None, is_strict: false, max_reasoning_tokens: None }
 }
 
 /// A vocabulary, and what is needed to draw from it at random.
@@ -229,6 +229,48 @@ fn channels_are_opened_before_a_form_and_reasoning_may_come_first() {
     assert!(model.takes(&lark, &format!("{thought}{answer}")));
     assert!(model.takes(&lark, &format!("{thought}{thought}{answer}")));
     assert!(!model.takes(&lark, "17") && !model.takes(&lark, &format!("{thought}17")));
+}
+
+#[test]
+fn thinking_in_a_channel_ends_in_time_before_forms_and_calls() {
+    let (mut model, format, tools) = (Model::new(), format_of(HARMONY), strict_tools());
+    let thought =
+        |text: &str| format!("<|channel|>analysis<|message|>{text}<|end|><|start|>assistant");
+    let note = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant";
+    let call = format.calls().unwrap().render(&[("now", &Default::default())]);
+    let digits = Said::Regex("[0-9]+".to_owned());
+    let said = ["<|channel|>final<|message|>17", &call];
+    for (form, tools) in [
+        (Some(&digits), &tools[..]),
+        (Some(&digits), &[]),
+        (None, &tools),
+        (Some(&Said::Anything), &tools),
+    ] {
+        let wanted = |max| Wanted { tools, said: form, max_reasoning_tokens: max, ..free() };
+        let [free, five, none] = [None, Some(5), Some(0)]
+            .map(|max| format.grammar(&wanted(max), &model.special).unwrap());
+        let ways = said.iter().zip([form.is_some(), !tools.is_empty()]);
+        for last in ways.filter(|(_, may)| *may).map(|(last, _)| last) {
+            // Each character is a token of this vocabulary.
+            let [long, fits] = [thought("abcdef"), thought("abcde")].map(|t| t + last);
+            let mut check = |lark: &str, answer: &str, is_taken: bool| {
+                assert_eq!(model.takes(lark, answer), is_taken, "{answer}\n{lark}");
+            };
+            check(&free, &long, true);
+            check(&five, &long, false);
+            check(&five, &fits, true);
+            check(&five, last, true);
+            check(&five, &(thought("ab") + &fits), false);
+            check(&none, last, true);
+            check(&none, &fits, false);
+            let is_free = form == Some(&Said::Anything);
+            check(&five, &(thought("abc") + note + last), is_free);
+            check(&none, &(note.to_owned() + last), is_free);
+        }
+    }
+    let wanted = Wanted { said: Some(&digits), max_reasoning_tokens: Some(5), ..free() };
+    let error = format.grammar(&wanted, &[]).unwrap_err().to_string();
+    assert!(error.contains("no token"), "{error}");
 }
 
 /// JSON by a form beside calls that are JSON: a schema, JSON by it, and whether it may be beside
