@@ -122,7 +122,7 @@ fn newest(rows: &[&mut Sequence]) -> Result<Array> {
     let runs = rows.chunk_by(from_same).map(|run| {
         let Some(Pending { batch, .. }) = run[0].unread() else {
             let ids = run.iter().map(|row| row.newest() as i32).collect::<Vec<_>>();
-            return Ok(Array::from_slice(&ids, &[ids.len() as i32, 1])?);
+            return Ok(Array::staged(&ids, &[ids.len() as i32, 1])?);
         };
         let indices = run.iter().filter_map(|row| row.unread()).map(|pending| pending.row as i32);
         let indices = indices.collect::<Vec<_>>();
@@ -130,7 +130,7 @@ fn newest(rows: &[&mut Sequence]) -> Result<Array> {
         let n = batch.n_rows() as i32;
         let tokens = match indices.iter().copied().eq(0..n) {
             true => tokens.clone(),
-            false => tokens.take(&Array::from_slice(&indices, &[indices.len() as i32])?, 0)?,
+            false => tokens.take(&Array::staged(&indices, &[indices.len() as i32])?, 0)?,
         };
         Ok(tokens.astype(Dtype::I32)?.expand_dims(&[1])?)
     });

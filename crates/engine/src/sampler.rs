@@ -81,7 +81,7 @@ fn draw(row: &Row<'_>) -> Draw {
 /// One number per row as a column `[B, 1]`.
 fn column(rows: &[Row<'_>], value: impl Fn(&Sampling) -> f32) -> Result<Array> {
     let values = rows.iter().map(|row| value(row.sampling)).collect::<Vec<_>>();
-    Ok(Array::from_slice(&values, &[rows.len() as i32, 1])?)
+    Ok(Array::staged(&values, &[rows.len() as i32, 1])?)
 }
 
 fn biased(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
@@ -124,7 +124,7 @@ fn masked(scores: &Array, rows: &[Row<'_>]) -> Result<Array> {
             to.copy_from_slice(of_row);
         }
     }
-    let allowed = Array::from_slice(&allowed, scores.shape())?;
+    let allowed = Array::staged(&allowed, scores.shape())?;
     Ok(allowed.select(scores, &Array::scalar(f32::NEG_INFINITY, scores.dtype())?)?)
 }
 
@@ -167,7 +167,7 @@ fn ragged(
     };
     let (ids, numbers): (Vec<u32>, Vec<f32>) = lists.iter().flat_map(filled).unzip();
     let shape = [lists.len() as i32, width as i32];
-    Ok(Some((Array::from_slice(&ids, &shape)?, Array::from_slice(&numbers, &shape)?)))
+    Ok(Some((Array::staged(&ids, &shape)?, Array::staged(&numbers, &shape)?)))
 }
 
 /// The key of the n-th draw of a seed's stream (splitmix64's finaliser over both).

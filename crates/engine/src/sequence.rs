@@ -197,7 +197,7 @@ impl Sequence {
         let captures = self.captures_until(from, to);
         let counts = captures.iter().map(|c| (c.at - from) as i32).collect::<Vec<_>>();
         let ids = self.tokens[from..to].iter().map(|&t| t as i32).collect::<Vec<_>>();
-        let ids = Array::from_slice(&ids, &[1, ids.len() as i32])?;
+        let ids = Array::staged(&ids, &[1, ids.len() as i32])?;
         let passed = cache.pass(loaded, &ids, &[seq], &counts)?;
         let is_last = to == self.tokens.len();
         let sampled = match is_last {

@@ -24,8 +24,10 @@ pub mod router;
 pub mod sampling;
 pub mod self_attention;
 pub mod swap;
+mod upload;
 
 pub use attention::{Attention, Kv, Masks, Positions};
 pub use causal_conv::{CausalConv, Convolved};
 pub use cpu::{n_threads, set_threads};
 pub use gated_delta::{GatedDelta, Updated};
+pub use upload::upload;

@@ -119,6 +119,7 @@ pub mod ffi {
         fn is_row_contiguous(a: &Array) -> Result<bool>;
         fn read(a: &Array, to: &mut [u8]) -> Result<()>;
         fn from_bytes(bytes: &[u8], shape: &[i32], dtype: u8) -> Result<UniquePtr<Array>>;
+        fn staged(bytes: &[u8], shape: &[i32], dtype: u8) -> Result<UniquePtr<Array>>;
         fn is_available(a: &Array) -> Result<bool>;
         fn eval(list: &Arrays) -> Result<()>;
         fn async_eval(list: &Arrays) -> Result<()>;

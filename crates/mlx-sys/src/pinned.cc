@@ -1,6 +1,9 @@
 // How memory is pinned: by CUDA's driver on Linux, and nowhere else. See pinned.h.
 #include "mlx-sys/src/pinned.h"
 
+#include <array>
+#include <bit>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -31,6 +34,7 @@ namespace {
 struct Driver {
   int (*context)(void**);
   int (*set_context)(void*);
+  int (*new_pinned)(void**, size_t, unsigned);
   int (*pin)(void*, size_t, unsigned);
   int (*unpin)(void*);
   int (*device_address)(unsigned long long*, void*, unsigned);
@@ -43,6 +47,7 @@ struct Driver {
     if (!library) throw std::runtime_error("no CUDA driver is loaded");
     find(library, "cuCtxGetCurrent", context);
     find(library, "cuCtxSetCurrent", set_context);
+    find(library, "cuMemHostAlloc", new_pinned);
     find(library, "cuMemHostRegister_v2", pin);
     find(library, "cuMemHostUnregister", unpin);
     find(library, "cuMemHostGetDevicePointer_v2", device_address);
@@ -70,6 +75,53 @@ void check(int status, const char* what) {
 }
 
 constexpr size_t page_bytes = 4096;
+constexpr unsigned portable_mapped = 3;
+
+// Pinned pieces of the powers of two from 64 bytes to 64 KiB. What is given back is handed out
+// again and never returned to the system. MLX keeps an array's bytes until the device has read
+// them.
+class Pieces {
+ public:
+  // None where the driver has no more.
+  CudaBuffer* take(size_t n_bytes) {
+    size_t size = std::bit_ceil(std::max(n_bytes, smallest));
+    std::lock_guard lock(mutex_);
+    auto& free = free_of(size);
+    if (free.empty()) {
+      void* slab = nullptr;
+      if (driver().new_pinned(&slab, slab_bytes, portable_mapped) != 0) return nullptr;
+      for (size_t at = 0; at < slab_bytes; at += size) {
+        free.push_back(new CudaBuffer{static_cast<uint8_t*>(slab) + at, size, -1});
+      }
+    }
+    auto* piece = free.back();
+    free.pop_back();
+    return piece;
+  }
+
+  void give_back(CudaBuffer* piece) {
+    std::lock_guard lock(mutex_);
+    free_of(piece->size).push_back(piece);
+  }
+
+  static constexpr size_t smallest = 64, largest = 64 << 10;
+
+ private:
+  static constexpr size_t slab_bytes = 256 << 10;
+
+  std::vector<CudaBuffer*>& free_of(size_t size) {
+    return free_[std::bit_width(size) - std::bit_width(smallest)];
+  }
+
+  std::mutex mutex_;
+  std::array<std::vector<CudaBuffer*>, 11> free_;
+};
+
+// Arrays may be dropped while the process ends, so it is never destroyed.
+Pieces& pieces() {
+  static auto* pieces = new Pieces;
+  return *pieces;
+}
 
 }  // namespace
 
@@ -105,7 +157,7 @@ void Pinned::grow(size_t n_bytes) {
   // Pages come at the first touch; the driver, which others wait for, should find them there.
   for (size_t i = 0; i < n_bytes; i += page_bytes) begin[i] = 0;
   check(driver().set_context(context_), "no context");
-  check(driver().pin(begin, n_bytes, /*portable, mapped*/ 3), "the driver does not pin it");
+  check(driver().pin(begin, n_bytes, portable_mapped), "the driver does not pin it");
   parts_.push_back(n_bytes);
   unsigned long long address = 0;
   check(driver().device_address(&address, begin, 0), "the device does not see it");
@@ -130,8 +182,19 @@ bool read_from_device(const array& a, uint8_t* to, size_t n_bytes) {
   return true;
 }
 
+std::optional<mx::allocator::Data> pinned_small(size_t n_bytes) {
+  if (!has_cuda() || n_bytes == 0 || n_bytes > Pieces::largest) return std::nullopt;
+  auto* piece = pieces().take(n_bytes);
+  if (!piece) return std::nullopt;
+  auto release = [](mx::allocator::Buffer b) {
+    pieces().give_back(static_cast<CudaBuffer*>(b.ptr()));
+  };
+  return mx::allocator::Data(mx::allocator::Buffer(piece), release);
+}
+
 #else
 
+std::optional<mx::allocator::Data> pinned_small(size_t) { return std::nullopt; }
 bool has_cuda() { return false; }
 bool read_from_device(const array&, uint8_t*, size_t) { return false; }
 

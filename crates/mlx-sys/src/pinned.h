@@ -36,6 +36,12 @@ class Pinned {
 inline std::shared_ptr<Pinned> pinned_new(size_t n_bytes) {
   return std::make_shared<Pinned>(n_bytes);
 }
+
+// Host memory for the bytes of a small array, which a kernel reads over the link. Managed memory
+// would wander to the device when a kernel touches it and back when the host fills it again, a page
+// fault each time. None where there is no CUDA device or nothing can be pinned.
+std::optional<mx::allocator::Data> pinned_small(size_t n_bytes);
+
 // Bytes of the device's memory, without making them the host's as MLX does. False where MLX has to.
 bool read_from_device(const array& a, uint8_t* to, size_t n_bytes);
 // Whether the default device is CUDA's.

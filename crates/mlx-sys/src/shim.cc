@@ -38,7 +38,8 @@ static mx::allocator::Data allocate(size_t n) {
   return data;
 }
 
-Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
+static Ptr filled(std::optional<mx::allocator::Data> buffer, rust::Slice<const uint8_t> bytes,
+                  Ints shape, uint8_t dtype) {
   auto type = dtype_of(dtype);
   auto dims = shape_of(shape);
   size_t n = type.size();
@@ -48,9 +49,17 @@ Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
   // moves a buffer from one to the other where it is used again, in a call that waits for the link.
   // So what comes from the host has a size that little else has.
   constexpr size_t small = 64 << 10, of_host = 67 * (16 << 10);
-  auto buffer = allocate(has_cuda() && n > 0 && n <= small ? of_host : n);
-  std::copy(bytes.begin(), bytes.end(), static_cast<uint8_t*>(buffer.buffer().raw_ptr()));
-  return own(array(std::move(buffer), std::move(dims), type));
+  if (!buffer) buffer.emplace(allocate(has_cuda() && n > 0 && n <= small ? of_host : n));
+  std::copy(bytes.begin(), bytes.end(), static_cast<uint8_t*>(buffer->buffer().raw_ptr()));
+  return own(array(std::move(*buffer), std::move(dims), type));
+}
+
+Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
+  return filled(std::nullopt, bytes, shape, dtype);
+}
+
+Ptr staged(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
+  return filled(pinned_small(bytes.size()), bytes, shape, dtype);
 }
 
 void read(const array& a, rust::Slice<uint8_t> to) {

@@ -106,6 +106,8 @@ inline bool is_row_contiguous(const array& a) { return a.flags().row_contiguous;
 // The elements of an array that is computed and lies in one piece.
 void read(const array& a, rust::Slice<uint8_t> to);
 Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype);
+// The same in memory that is pinned, where it can be.
+Ptr staged(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype);
 inline bool is_available(const array& a) { return a.is_available(); }
 inline void eval(const Arrays& list) { mx::eval(list.items); }
 inline void async_eval(const Arrays& list) { mx::async_eval(list.items); }

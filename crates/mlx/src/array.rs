@@ -30,6 +30,25 @@ impl fmt::Debug for Array {
     }
 }
 
+fn bytes_of<T: Element>(values: &[T]) -> &[u8] {
+    // SAFETY: `Element` is sealed to plain types without padding, so the slice's bytes are all
+    // initialised.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+fn check_size(op: &'static str, bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<()> {
+    let refused = |message| Error::Op { op, inputs: String::new(), message };
+    if shape.iter().any(|&n| n < 0) {
+        return Err(refused(format!("a shape has no negative sizes: {shape:?}")));
+    }
+    // C++ multiplies modulo 2⁶⁴, where a huge shape can look like a small one.
+    let n_elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d as usize));
+    if n_elements.and_then(|n| n.checked_mul(dtype.size_bytes())) != Some(bytes.len()) {
+        return Err(refused(format!("{} bytes are no {dtype}{shape:?}", bytes.len())));
+    }
+    Ok(())
+}
+
 impl Array {
     pub(crate) fn wrap(
         op: &'static str,
@@ -44,11 +63,7 @@ impl Array {
     /// # Errors
     /// The number of values is not the product of `shape`, or memory is short.
     pub fn from_slice<T: Element>(values: &[T], shape: &[i32]) -> Result<Self> {
-        // SAFETY: `Element` is sealed to plain types without padding, so the slice's bytes are all
-        // initialised.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
-        Self::from_bytes(bytes, shape, T::DTYPE)
+        Self::from_bytes(bytes_of(values), shape, T::DTYPE)
     }
 
     /// Copies little-endian `bytes` into a new array of `shape` and `dtype`.
@@ -56,17 +71,20 @@ impl Array {
     /// # Errors
     /// The number of bytes does not fit `shape`, or memory is short.
     pub fn from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Self> {
-        let refused = |message| Error::Op { op: "from_bytes", inputs: String::new(), message };
-        if shape.iter().any(|&n| n < 0) {
-            return Err(refused(format!("a shape has no negative sizes: {shape:?}")));
-        }
-        // C++ multiplies modulo 2⁶⁴, where a huge shape can look like a small one.
-        let n_elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d as usize));
-        if n_elements.and_then(|n| n.checked_mul(dtype.size_bytes())) != Some(bytes.len()) {
-            let message = format!("{} bytes are no {dtype}{shape:?}", bytes.len());
-            return Err(refused(message));
-        }
+        check_size("from_bytes", bytes, shape, dtype)?;
         Self::wrap("from_bytes", &[], ffi::from_bytes(bytes, shape, dtype.code()))
+    }
+
+    /// As [`Array::from_slice`], for a few values that one pass reads once. On CUDA their bytes
+    /// stay on the host, pinned: who reads them waits for the link, which takes less than the page
+    /// faults by which other memory of the host comes to the device.
+    ///
+    /// # Errors
+    /// Those of [`Array::from_slice`].
+    pub fn staged<T: Element>(values: &[T], shape: &[i32]) -> Result<Self> {
+        let bytes = bytes_of(values);
+        check_size("staged", bytes, shape, T::DTYPE)?;
+        Self::wrap("staged", &[], ffi::staged(bytes, shape, T::DTYPE.code()))
     }
 
     /// A zero-dimensional array. `value` passes through f32.

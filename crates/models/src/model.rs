@@ -92,15 +92,25 @@ impl Step {
     ///
     /// # Errors
     /// MLX refuses to make an array of positions.
-    pub fn over_blocks(self, tables: Vec<Blocks>) -> Result<Self> {
+    pub fn over_blocks(mut self, tables: Vec<Blocks>) -> Result<Self> {
         let begins = match &self.rows {
             Some(rows) => rows.positions_array.clone(),
             None => {
                 let n_rows = tables.first().map_or(1, |blocks| blocks.table.dim(0));
-                Array::from_slice(&vec![self.position; n_rows as usize], &[n_rows])?
+                Array::staged(&vec![self.position; n_rows as usize], &[n_rows])?
             }
         };
-        Ok(Self { blocks: Some(OverBlocks { tables, begins }), ..self })
+        let of_tables = tables.iter().flat_map(|blocks| [&blocks.table, &blocks.slots]);
+        let lengths = self.rows.iter().map(|rows| &rows.lengths);
+        let all = of_tables.chain(lengths).chain([&begins]).collect::<Vec<_>>();
+        let mut near = kernels::upload(&all)?.into_iter();
+        let mut next = || near.next().expect("as many come back as were given");
+        let tables = tables.iter().map(|_| Blocks { table: next(), slots: next() }).collect();
+        self.rows.iter_mut().for_each(|rows| rows.lengths = next());
+        let begins = next();
+        self.rows.iter_mut().for_each(|rows| rows.positions_array = begins.clone());
+        self.blocks = Some(OverBlocks { tables, begins });
+        Ok(self)
     }
 
     /// The same, with recurrent layers also giving the states after the first p new tokens, for
@@ -115,7 +125,7 @@ impl Step {
     /// # Errors
     /// MLX refuses to make the two lists arrays.
     pub fn ragged(positions: &[i32], lengths: &[i32]) -> Result<Self> {
-        let array = |list: &[i32]| Array::from_slice(list, &[list.len() as i32]);
+        let array = |list: &[i32]| Array::staged(list, &[list.len() as i32]);
         let rows = Rows {
             positions: positions.to_vec(),
             positions_array: array(positions)?,

@@ -407,8 +407,8 @@ impl PrefixCache {
             }
             let n_rows = seqs.len() as i32;
             Ok(Blocks {
-                table: Array::from_slice(&rows, &[n_rows, width as i32])?,
-                slots: Array::from_slice(&slots, &[n_rows, n_tokens as i32])?,
+                table: Array::staged(&rows, &[n_rows, width as i32])?,
+                slots: Array::staged(&slots, &[n_rows, n_tokens as i32])?,
             })
         });
         tables.collect()

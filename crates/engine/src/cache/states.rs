@@ -117,7 +117,7 @@ fn stacked(
             }
             (Some(whole), None) => Ok(whole),
             (Some(whole), Some(rows)) => {
-                Ok(whole.take(&Array::from_slice(&rows, &[rows.len() as i32])?, 0)?)
+                Ok(whole.take(&Array::staged(&rows, &[rows.len() as i32])?, 0)?)
             }
         }
     });

@@ -23,7 +23,7 @@ pub(super) fn run(g: &GatedDelta<'_>, s: Sizes, capture: &[i32]) -> Result<Updat
     let (q, k, v) = (g.q.astype(dtype)?, g.k.astype(dtype)?, g.v.astype(dtype)?);
     let g = GatedDelta { q: &q, k: &k, v: &v, ..*g };
     let n_captures = capture.len() as i32;
-    let at = (n_captures > 0).then(|| Array::from_slice(capture, &[n_captures])).transpose()?;
+    let at = (n_captures > 0).then(|| Array::staged(capture, &[n_captures])).transpose()?;
     let capture = at.as_ref();
     if s.steps <= FEW || s.v_dim % 16 != 0 || shared_bytes(&s).1 > shared_limit_bytes() {
         steps(&g, &s, capture)

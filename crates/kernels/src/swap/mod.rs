@@ -55,7 +55,7 @@ pub fn swap(way: Way, memory: &PinnedMemory, swap: &Swap<'_>) -> Result<Array> {
     let plan = sizes.iter().map(|bytes| vectors(*bytes));
     let plan = plan.chain(swap.rows.iter().map(|row| i64::from(*row)));
     let plan = plan.chain(swap.places.iter().map(|place| vectors(*place))).collect::<Vec<_>>();
-    let plan = Array::from_slice(&plan, &[plan.len() as i32])?;
+    let plan = Array::staged(&plan, &[plan.len() as i32])?;
     let names = (0..n_arrays).map(|i| format!("a{i}_")).collect::<Vec<_>>();
     let host = memory.array()?;
     let named = names.iter().map(String::as_str).zip(swap.arrays.iter().copied());
