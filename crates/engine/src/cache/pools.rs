@@ -268,30 +268,30 @@ impl Pools {
 
     /// Copies a block.
     pub fn copy_block(&mut self, group: usize, from: u32, to: u32) -> Result<()> {
-        self.each_pool(group, |pool| Ok(blocks::copy(pool, &[from], &[to])?))
+        self.change(group, |pools| Ok(blocks::copy(pools, from, to)?))
     }
 
-    /// Changes blocks in every pool of a group.
-    fn each_pool(
+    /// Changes blocks in all pools of a group.
+    fn change(
         &mut self,
         group: usize,
-        mut change: impl FnMut(Array) -> Result<Changed>,
+        change: impl FnOnce(Vec<Array>) -> Result<Vec<Changed>>,
     ) -> Result<()> {
-        let mut all_done = Vec::new();
-        for (layer, state) in self.layers.iter().zip(&mut self.states) {
-            let LayerState::Kv(kv) = state else { continue };
-            if layer.group != group {
-                continue;
-            }
-            for pool in &mut kv.buffers {
-                // Nothing else may hold the pool, or it is copied.
-                let nothing = Array::scalar(0.0, self.dtype)?;
-                let changed = change(std::mem::replace(pool, nothing))?;
-                *pool = changed.pool;
-                all_done.push(changed.done);
-            }
-        }
-        Ok(mlx::eval(&all_done)?)
+        let layers = self.layers.iter().zip(&mut self.states).filter(|(l, _)| l.group == group);
+        let places = layers.flat_map(|(_, state)| match state {
+            LayerState::Kv(kv) => &mut kv.buffers[..],
+            LayerState::Recurrent(_) => &mut [],
+        });
+        let mut places = places.collect::<Vec<_>>();
+        // Nothing else may hold a pool, or it is copied.
+        let nothing = Array::scalar(0.0, self.dtype)?;
+        let take = |place: &mut &mut Array| std::mem::replace(*place, nothing.clone());
+        let changed = change(places.iter_mut().map(take).collect())?;
+        let all_done = places.iter_mut().zip(changed).map(|(place, changed)| {
+            **place = changed.pool;
+            changed.done
+        });
+        Ok(mlx::eval(&all_done.collect::<Vec<_>>())?)
     }
 
     /// The pools of a group, layer after layer.
@@ -333,7 +333,7 @@ impl Pools {
     /// Writes blocks as [`Pools::read_blocks`] gave them.
     pub fn write_blocks(&mut self, group: usize, ids: &[u32], bytes: &[&[u8]]) -> Result<()> {
         let (mut begin, dtype) = (0, self.dtype);
-        self.each_pool(group, |pool| {
+        let write = |pool: Array| {
             let shape = [ids.len() as i32, pool.dim(1), pool.dim(2), pool.dim(3)];
             let size = shape[1..].iter().map(|n| *n as usize).product::<usize>();
             let end = begin + size * dtype.size_bytes();
@@ -342,7 +342,8 @@ impl Pools {
             begin = end;
             let new = Array::from_bytes(&part, &shape, dtype)?;
             Ok(blocks::write(pool, &new, ids)?)
-        })
+        };
+        self.change(group, |pools| pools.into_iter().map(write).collect())
     }
 
     /// The bytes of a slot's states, layer after layer: the convolution's tail, then the state.

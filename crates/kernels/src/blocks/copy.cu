@@ -1,17 +1,16 @@
-// Whole blocks of a pool over others of the same pool, which is written in place although it is an
+// A block of many pools over another of the same pool, which is written in place although it is an
 // input.
 
 namespace offshoot {
 
-// pool [N, SIZE], from, to [k], done [1]. No block is in both lists.
-template <int SIZE, typename T>
+// pools [n] of [N, sizes[n]], ids [2]: from and to, done [1].
+template <typename T>
 __device__ void copy_blocks(
-    const T* pool, const unsigned* from, const unsigned* to, unsigned* done) {
+    T* const* pools, const int* sizes, const int* ids, unsigned* done) {
+  T* pool = pools[blockIdx.y];
+  const long size = sizes[blockIdx.y];
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < SIZE) {
-    const long place = static_cast<long>(to[blockIdx.y]) * SIZE + i;
-    const_cast<T*>(pool)[place] = pool[static_cast<long>(from[blockIdx.y]) * SIZE + i];
-  }
+  if (i < size) pool[ids[1] * size + i] = pool[ids[0] * size + i];
   if (i == 0 && blockIdx.y == 0) *done = 1;
 }
 

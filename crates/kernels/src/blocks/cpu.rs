@@ -15,14 +15,11 @@ pub(super) fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Array> {
     })
 }
 
-pub(super) fn copy(pool: Array, from: &[u32], to: &[u32]) -> Result<Array> {
+pub(super) fn copy(pool: Array, from: u32, to: u32) -> Result<Array> {
     let block_bytes = pool.n_bytes() / pool.dim(0) as usize;
-    let pairs = from.iter().copied().zip(to.iter().copied()).collect::<Vec<_>>();
+    let [from, to] = [from, to].map(|id| id as usize * block_bytes);
     CpuKernel::update(pool, &[], move |_, pool| {
-        for (from, to) in &pairs {
-            let [from, to] = [from, to].map(|id| *id as usize * block_bytes);
-            pool.bytes_mut().copy_within(from..from + block_bytes, to);
-        }
+        pool.bytes_mut().copy_within(from..from + block_bytes, to);
         Ok(())
     })
 }

@@ -9,7 +9,7 @@ use crate::cuda::Kernel;
 const THREADS: i32 = 256;
 
 pub(super) fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Changed> {
-    let ids = Array::from_slice(ids, &[ids.len() as i32])?;
+    let ids = Array::staged(ids, &[ids.len() as i32])?;
     let kernel = Kernel {
         name: "offshoot_write_blocks".to_owned(),
         source: include_str!("write.cu"),
@@ -18,34 +18,54 @@ pub(super) fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Changed>
         call: &|| "offshoot::write_blocks<SIZE, T>(pool, blocks, ids, done);".to_owned(),
         shared_bytes: 0,
     };
-    let done = launch(&kernel, &pool, ids.dim(0))?;
-    Ok(Changed { pool, done })
-}
-
-pub(super) fn copy(pool: Array, from: &[u32], to: &[u32]) -> Result<Changed> {
-    let [from, to] = [from, to].map(|ids| Array::from_slice(ids, &[ids.len() as i32]));
-    let (from, to) = (from?, to?);
-    let kernel = Kernel {
-        name: "offshoot_copy_blocks".to_owned(),
-        source: include_str!("copy.cu"),
-        inputs: vec![("pool", Some(&pool)), ("from", Some(&from)), ("to", Some(&to))],
-        outputs: vec!["done"],
-        call: &|| "offshoot::copy_blocks<SIZE, T>(pool, from, to, done);".to_owned(),
-        shared_bytes: 0,
-    };
-    let done = launch(&kernel, &pool, from.dim(0))?;
-    Ok(Changed { pool, done })
-}
-
-/// Threads for each element of `n` blocks.
-fn launch(kernel: &Kernel<'_>, pool: &Array, n: i32) -> Result<Array> {
-    let size = pool.dim(1) * pool.dim(2) * pool.dim(3);
+    let size = block_size(&pool);
     let made = kernel.launch(&Launch {
         outputs: &[(&[1], Dtype::U32)],
-        grid: [(size + THREADS - 1) / THREADS * THREADS, n, 1],
+        grid: [(size + THREADS - 1) / THREADS * THREADS, ids.dim(0), 1],
         group: [THREADS, 1, 1],
         ints: &[("SIZE", size)],
         dtypes: &[("T", pool.dtype())],
     })?;
-    Ok(made.into_iter().next().expect("one output was asked for"))
+    let done = made.into_iter().next().expect("one output was asked for");
+    Ok(Changed { pool, done })
+}
+
+pub(super) fn copy(pools: Vec<Array>, from: u32, to: u32) -> Result<Vec<Changed>> {
+    let n = pools.len();
+    let sizes = pools.iter().map(block_size);
+    let plan = sizes.clone().chain([from as i32, to as i32]).collect::<Vec<_>>();
+    let plan = Array::staged(&plan, &[plan.len() as i32])?;
+    let names = (0..n).map(|i| format!("pool{i}_")).collect::<Vec<_>>();
+    let named = names.iter().map(String::as_str).zip(&pools).chain([("plan", &plan)]);
+    let call = || {
+        let pointers = names.iter().map(|name| format!("(T*){name}")).collect::<Vec<_>>();
+        let pointers = pointers.join(", ");
+        format!(
+            "T* const pools[] = {{{pointers}}};\n\
+             offshoot::copy_blocks<T>(pools, plan, plan + {n}, done);"
+        )
+    };
+    let kernel = Kernel {
+        name: format!("offshoot_copy_blocks_{n}"),
+        source: include_str!("copy.cu"),
+        inputs: named.map(|(name, array)| (name, Some(array))).collect(),
+        outputs: vec!["done"],
+        call: &call,
+        shared_bytes: 0,
+    };
+    let most = sizes.max().unwrap_or(0);
+    let made = kernel.launch(&Launch {
+        outputs: &[(&[1], Dtype::U32)],
+        grid: [(most + THREADS - 1) / THREADS * THREADS, n as i32, 1],
+        group: [THREADS, 1, 1],
+        ints: &[],
+        dtypes: &[("T", pools[0].dtype())],
+    })?;
+    let done = made.into_iter().next().expect("one output was asked for");
+    Ok(pools.into_iter().map(|pool| Changed { pool, done: done.clone() }).collect())
+}
+
+/// Elements of a block.
+fn block_size(pool: &Array) -> i32 {
+    pool.dim(1) * pool.dim(2) * pool.dim(3)
 }

@@ -39,7 +39,7 @@ impl From<Array> for Changed {
 /// There is no such block.
 pub fn read(pool: &Array, ids: &[u32]) -> Result<Array> {
     check(pool, ids)?;
-    pool.take(&Array::from_slice(ids, &[ids.len() as i32])?, 0)
+    pool.take(&Array::staged(ids, &[ids.len() as i32])?, 0)
 }
 
 /// `pool` with `blocks` `[k, n, K, D]` as the ones that `ids` name, no two alike. A pool that
@@ -56,28 +56,38 @@ pub fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Changed> {
     }
 }
 
-/// `pool` with copies of the blocks `from` as the blocks `to`, one for each, none of which is in
-/// both lists or twice in `to`. In place as in [`write`].
+/// Each of `pools`, which may differ in everything but their dtype, with a copy of block `from` as
+/// block `to`. In place as in [`write`]; on CUDA one launch for all.
 ///
 /// # Errors
-/// There is no such block, or one is named twice.
-pub fn copy(pool: Array, from: &[u32], to: &[u32]) -> Result<Changed> {
-    check_copy(&pool, from, to)?;
+/// There is no such block, both are one, dtypes differ, or there are no pools.
+pub fn copy(pools: Vec<Array>, from: u32, to: u32) -> Result<Vec<Changed>> {
+    if pools.is_empty() {
+        return Err(refused(OP, &[], "there are no blocks to move".to_owned()));
+    }
+    for pool in &pools {
+        check_copy(pool, from, to)?;
+        expect_dtype(OP, "pools", pool, pools[0].dtype())?;
+    }
     match Device::current_backend() {
-        Backend::Cpu => cpu::copy(pool, from, to).map(Changed::from),
-        Backend::Cuda => cuda::copy(pool, from, to),
-        Backend::Metal => copy_reference(pool, from, to).map(Changed::from),
+        Backend::Cpu => each(pools, |pool| cpu::copy(pool, from, to)),
+        Backend::Cuda => cuda::copy(pools, from, to),
+        Backend::Metal => each(pools, |pool| copy_reference(pool, from, to)),
     }
 }
 
-/// The same in MLX's operations.
+fn each(pools: Vec<Array>, change: impl Fn(Array) -> Result<Array>) -> Result<Vec<Changed>> {
+    pools.into_iter().map(|pool| change(pool).map(Changed::from)).collect()
+}
+
+/// The same of one pool in MLX's operations.
 ///
 /// # Errors
 /// Those of [`copy`].
-pub fn copy_reference(pool: Array, from: &[u32], to: &[u32]) -> Result<Array> {
+pub fn copy_reference(pool: Array, from: u32, to: u32) -> Result<Array> {
     check_copy(&pool, from, to)?;
-    let blocks = read(&pool, from)?;
-    write_reference(pool, &blocks, to)
+    let block = read(&pool, &[from])?;
+    write_reference(pool, &block, &[to])
 }
 
 /// The same in MLX's operations.
@@ -124,15 +134,9 @@ fn check_write(pool: &Array, blocks: &Array, ids: &[u32]) -> Result<()> {
     check_once(pool, ids)
 }
 
-fn check_copy(pool: &Array, from: &[u32], to: &[u32]) -> Result<()> {
-    check(pool, from)?;
-    check(pool, to)?;
-    if from.len() != to.len() {
-        let text = format!("{} blocks cannot go to {} places", from.len(), to.len());
-        return Err(refused(OP, &[pool], text));
-    }
-    let apart = from.iter().copied().collect::<std::collections::BTreeSet<_>>();
-    check_once(pool, &apart.into_iter().chain(to.iter().copied()).collect::<Vec<_>>())
+fn check_copy(pool: &Array, from: u32, to: u32) -> Result<()> {
+    check(pool, &[from, to])?;
+    check_once(pool, &[from, to])
 }
 
 fn check_once(pool: &Array, ids: &[u32]) -> Result<()> {
