@@ -269,13 +269,11 @@ fn holds_library(folder: &Path) -> bool {
 }
 
 /// How MLX's CUDA backend is set up.
-const CUDA_SETTINGS: [(&str, &str); 4] = [
+const CUDA_SETTINGS: [(&str, &str); 3] = [
     // Products of f32 in f32: TF32 keeps 10 bits of the mantissa and misses references by 1e-3.
     ("MLX_ENABLE_TF32", "0"),
     // MLX ends the process when its cache of compiled graphs has missed twice its size in all.
     ("MLX_CUDA_GRAPH_CACHE_SIZE", "2000"),
-    // Attention is compiled for each length of a prompt, in steps, which takes 50 ms each.
-    ("MLX_CUDA_SDPA_CACHE_SIZE", "2000"),
     // MLX ends a graph by the sizes of the arrays that its launches are given: a layer's pools of
     // blocks alone would end it, and a step would become a launch for each layer. Without a limit
     // a long pass would keep all of its intermediate arrays to its end.

@@ -78,6 +78,12 @@ pub(crate) fn shared_limit_bytes() -> i32 {
     LIMIT.with(|limit| *limit)
 }
 
+/// Whether groups of four warps multiply tiles of shared memory, as on Hopper alone.
+pub(crate) fn has_warp_groups() -> bool {
+    thread_local!(static HAS: bool = compute_capability() == (9, 0));
+    HAS.with(|has| *has)
+}
+
 /// By CUDA's table of compute capabilities.
 fn limit_of(capability: (u32, u32)) -> i32 {
     1024 * match capability {

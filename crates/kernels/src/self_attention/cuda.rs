@@ -1,6 +1,6 @@
 //! Pools of blocks on CUDA. One new token of each row, in 16 bits: one launch writes it and attends
-//! through the table. Otherwise one launch writes the new tokens and lays out each row, then MLX's
-//! own attention runs over rows.
+//! through the table; more of them: `flash.rs`. Otherwise one launch writes the new tokens and lays
+//! out each row, then MLX's own attention runs over rows.
 //!
 //! MLX writes in place only what no launch under way still reads, and copies the whole array
 //! otherwise: a pool would be copied in every layer of every step. So the launch writes into its
@@ -11,7 +11,8 @@ use std::cell::OnceCell;
 
 use mlx::{Array, Dtype, Launch, Result};
 
-use super::{Attended, Cache, Layout, SelfAttention, steps};
+use super::flash::Many;
+use super::{Attended, Cache, Layout, SelfAttention};
 use crate::Positions;
 use crate::cuda::{Kernel, shared_limit_bytes};
 use crate::rope::Heads;
@@ -23,9 +24,9 @@ const RUN_BYTES: i32 = 16;
 /// Blocks of threads that keep a large device busy.
 const MANY_GROUPS: i32 = 264;
 /// Parts of one row's tokens, at most: the last one to end joins them alone.
-const MAX_PARTS: i32 = 32;
+pub(super) const MAX_PARTS: i32 = 32;
 /// Rows times heads of keys that may wait for each other.
-const N_TICKETS: i32 = 4096;
+pub(super) const N_TICKETS: i32 = 4096;
 
 pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
     let Layout::Blocks { begins, .. } = a.layout else {
@@ -34,16 +35,20 @@ pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
     let positions = Positions::Rows { positions: begins, lengths: None };
     let turned = |heads: Heads<'_>| Heads { positions, ..heads }.turn();
     let (q, k) = (turned(a.q)?, turned(a.k)?);
-    let one = One::over(&q, &cache);
+    let (new, pools) = ([&k, a.v], [&cache.keys, &cache.values]);
+    let (one, many) = (One::over(&q, &cache), Many::over(&q, pools));
+    let call = Call { layout: a.layout, window: a.window, scale: a.scale, sinks: a.sinks };
     if one.fits() {
-        let call = Call { layout: a.layout, window: a.window, scale: a.scale, sinks: a.sinks };
-        let out = attend_one(&one, &q, [&k, a.v], [&cache.keys, &cache.values], call)?;
+        let out = attend_one(&one, &q, new, pools, call)?;
+        return Ok(Attended { out, cache });
+    }
+    if many.fits() {
+        let out = many.attend(&q, new, pools, &call)?;
         return Ok(Attended { out, cache });
     }
     let keys = extend(&cache.keys, &k, true, a.layout, a.window)?;
     let values = extend(&cache.values, a.v, false, a.layout, a.window)?;
-    // What `extend` lays out behind the last query is zero.
-    let out = steps::attend(&a.over_rows(&q, &keys, &values))?;
+    let out = a.over_rows(&q, &keys, &values).run()?;
     Ok(Attended { out, cache })
 }
 
@@ -162,7 +167,7 @@ thread_local! {
     static TICKETS: OnceCell<Array> = const { OnceCell::new() };
 }
 
-fn tickets() -> Result<Array> {
+pub(super) fn tickets() -> Result<Array> {
     TICKETS.with(|tickets| match tickets.get() {
         Some(tickets) => Ok(tickets.clone()),
         None => {

@@ -13,13 +13,14 @@
 //! |---|---|
 //! | [`SelfAttention::reference`] | everywhere: the twin, twins of the parts one after another |
 //! | `twin.rs` with the parts' fastest forms | Metal; CUDA over rows |
-//! | `cuda.rs` | CUDA over blocks: one token per row in one launch; more laid out, `steps.rs` |
+//! | `cuda.rs` | CUDA over blocks: one new token per row in one launch; others laid out |
+//! | `flash.rs` | CUDA over blocks, many new tokens in 16 bits: through the table as well |
 //! | `cpu.rs` | CPU: three nodes, two write into the cache in place and one attends |
 
 mod cpu;
 mod cuda;
+mod flash;
 mod latent;
-mod steps;
 mod twin;
 
 use mlx::{Array, Backend, Device, Dtype, Result};

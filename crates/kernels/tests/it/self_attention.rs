@@ -241,61 +241,91 @@ fn in_blocks_as_in_rows_and_as_in_the_twin() {
     }
 }
 
+/// What else a layer is: its window, and whether it has sinks.
+const KINDS: [(Option<i32>, bool); 4] =
+    [(None, false), (Some(40), false), (None, true), (Some(333), true)];
+
+/// `n` new tokens for each of six rows, in blocks that the rows have by turns.
+fn over_long_contexts(layer: Layer, dtype: Dtype, n: i32, seed: u64) {
+    const BLOCK: i32 = 32;
+    let begins = [0i32, 1, 63, 64, 517, 1_029];
+    let rows = begins.len() as i32;
+    let per_row = (1_029 + n) / BLOCK + 1;
+    let mut values = Values(seed);
+    let weights = Weights::new(layer, &mut values);
+    // One block is nobody's.
+    let n_blocks = rows * per_row + 1;
+    let table = (0..rows).flat_map(|b| (0..per_row).map(move |i| (i * rows + b) as u32));
+    let table = Array::from_slice(&table.collect::<Vec<_>>(), &[rows, per_row]).unwrap();
+    let slot = |b: i32, token: i32| ((token / BLOCK) * rows + b) * BLOCK + token % BLOCK;
+    let slots = begins.iter().zip(0..).flat_map(|(begin, b)| {
+        // Of one row the first half of the new tokens is known.
+        (0..n).map(move |i| match b == 3 && i < n.div_euclid(2).max(1) {
+            true => NOWHERE,
+            false => slot(b, begin + i) as u32,
+        })
+    });
+    let slots = Array::from_slice(&slots.collect::<Vec<_>>(), &[rows, n]).unwrap();
+    let mut pool = |dim| {
+        let shape = [n_blocks, layer.kv_heads, BLOCK, dim];
+        values.array(&shape, |x| x).astype(dtype).unwrap()
+    };
+    let (keys, held) = (pool(layer.dim), pool(layer.value_dim));
+    mlx::eval([&keys, &held]).unwrap();
+    let copy = |x: &Array| {
+        let copy = x.offset(0.0).unwrap().contiguous().unwrap();
+        copy.eval().unwrap();
+        copy
+    };
+    let mut first = Cache { keys: copy(&keys), values: copy(&held) };
+    let mut second = Cache { keys, values: held };
+    let positions = Array::from_slice(&begins, &[rows]).unwrap();
+    let at = Positions::Rows { positions: &positions, lengths: None };
+    // Twice, because parts of a pass leave something for the next.
+    for turn in 0..2 {
+        let (tokens, masks) = (weights.tokens(rows, n, dtype, &mut values), Masks::default());
+        let layout = Layout::Blocks { table: &table, slots: &slots, begins: &positions };
+        let call = SelfAttention { layout, ..weights.call(&tokens, at, Some(&begins), &masks) };
+        let (found, wanted) = (call.run(first).unwrap(), call.reference(second).unwrap());
+        let what = format!("turn {turn}, {n} new, {layer:?}, {dtype}");
+        close(&what, &found.out, &wanted.out, within(dtype));
+        let known = |x: &Array| x.slice_axis(0, 0..n_blocks - 1).unwrap();
+        close(&what, &known(&found.cache.keys), &known(&wanted.cache.keys), within(dtype));
+        close(&what, &known(&found.cache.values), &known(&wanted.cache.values), 0.0);
+        (first, second) = (found.cache, wanted.cache);
+    }
+}
+
 #[test]
 fn one_new_token_per_row_over_long_contexts_in_blocks() {
     let _device = device();
-    const BLOCK: i32 = 32;
     let sizes = [(14, 2, 64), (6, 6, 128), (16, 2, 128), (5, 1, 256), (34, 2, 64)];
-    let kinds = [(None, false), (Some(40), false), (None, true), (Some(333), true)];
-    let begins = [0i32, 1, 63, 64, 517, 1_029];
-    let rows = begins.len() as i32;
-    let per_row = 1_030 / BLOCK + 1;
-    for (i, ((heads, kv_heads, dim), dtype)) in
-        sizes.iter().flat_map(|s| [Dtype::Bf16, Dtype::F16].map(|d| (*s, d))).enumerate()
-    {
-        let (window, sinks) = kinds[i % kinds.len()];
+    let cases = sizes.iter().flat_map(|s| [Dtype::Bf16, Dtype::F16].map(|d| (*s, d)));
+    for (i, ((heads, kv_heads, dim), dtype)) in cases.enumerate() {
+        let (window, sinks) = KINDS[i % KINDS.len()];
         let layer =
             Layer { heads, kv_heads, dim, value_dim: dim, norms: true, window, sinks, ..PLAIN };
-        let mut values = Values(i as u64);
-        let weights = Weights::new(layer, &mut values);
-        // Blocks of the rows by turns, and one that is nobody's.
-        let n_blocks = rows * per_row + 1;
-        let table = (0..rows).flat_map(|b| (0..per_row).map(move |i| (i * rows + b) as u32));
-        let table = table.collect::<Vec<_>>();
-        let slot = |b: i32, token: i32| ((token / BLOCK) * rows + b) * BLOCK + token % BLOCK;
-        let slots = begins.iter().enumerate().map(|(b, begin)| match b {
-            3 => NOWHERE,
-            _ => slot(b as i32, *begin) as u32,
-        });
-        let slots = Array::from_slice(&slots.collect::<Vec<_>>(), &[rows, 1]).unwrap();
-        let table = Array::from_slice(&table, &[rows, per_row]).unwrap();
-        let mut pool = || {
-            let shape = [n_blocks, kv_heads, BLOCK, dim];
-            values.array(&shape, |x| x).astype(dtype).unwrap()
-        };
-        let (keys, held) = (pool(), pool());
-        mlx::eval([&keys, &held]).unwrap();
-        let copy = |x: &Array| {
-            let copy = x.offset(0.0).unwrap().contiguous().unwrap();
-            copy.eval().unwrap();
-            copy
-        };
-        let mut first = Cache { keys: copy(&keys), values: copy(&held) };
-        let mut second = Cache { keys, values: held };
-        let positions = Array::from_slice(&begins, &[rows]).unwrap();
-        let at = Positions::Rows { positions: &positions, lengths: None };
-        // Twice, because parts of a pass leave something for the next.
-        for turn in 0..2 {
-            let (tokens, masks) = (weights.tokens(rows, 1, dtype, &mut values), Masks::default());
-            let layout = Layout::Blocks { table: &table, slots: &slots, begins: &positions };
-            let call = SelfAttention { layout, ..weights.call(&tokens, at, Some(&begins), &masks) };
-            let (found, wanted) = (call.run(first).unwrap(), call.reference(second).unwrap());
-            let what = format!("turn {turn}, {layer:?}, {dtype}");
-            close(&what, &found.out, &wanted.out, within(dtype));
-            let known = |x: &Array| x.slice_axis(0, 0..n_blocks - 1).unwrap();
-            close(&what, &known(&found.cache.keys), &known(&wanted.cache.keys), within(dtype));
-            close(&what, &known(&found.cache.values), &known(&wanted.cache.values), 0.0);
-            (first, second) = (found.cache, wanted.cache);
+        over_long_contexts(layer, dtype, 1, i as u64);
+    }
+}
+
+#[test]
+fn many_new_tokens_per_row_over_long_contexts_in_blocks() {
+    let _device = device();
+    let sizes = [
+        (14, 2, 64, 64),
+        (6, 6, 128, 128),
+        (16, 2, 128, 128),
+        (5, 1, 256, 256),
+        (3, 3, 96, 64),
+        (4, 2, 192, 128),
+    ];
+    for (i, (heads, kv_heads, dim, value_dim)) in sizes.into_iter().enumerate() {
+        let (window, sinks) = KINDS[i % KINDS.len()];
+        let dtype = [Dtype::Bf16, Dtype::F16][i % 2];
+        let layer = Layer { heads, kv_heads, dim, value_dim, norms: true, window, sinks, ..PLAIN };
+        for n in [2, 17, 70] {
+            over_long_contexts(layer, dtype, n, i as u64);
         }
     }
 }
