@@ -19,6 +19,7 @@ use scheduler::{Arrival, Id, Key, Limits, Scheduler, Slice};
 
 use crate::batch::issue;
 use crate::cache::{DISK_PATIENCE, Folder, PrefixCache};
+use crate::chunks::Chunks;
 use crate::constrained::Constrained;
 use crate::seats::Seating;
 use crate::sequence::{Sequence, told_drawn};
@@ -34,18 +35,6 @@ const MAX_ROWS: usize = 64;
 const MAX_WAITING: usize = 1024;
 /// Room for so much of every answer is there when a request begins.
 const HEADROOM_TOKENS: usize = 256;
-/// Prompt tokens per forward pass. Fixed, so that what else runs never changes a result. On a CPU
-/// products of so many rows are as fast as those of more, and those who decode wait less.
-const PREFILL_CHUNK_TOKENS_CPU: usize = 64;
-/// Of these each expert sees a few.
-const PREFILL_CHUNK_TOKENS_CPU_EXPERTS: usize = 256;
-/// A model of which a token reads less than this share has experts.
-const EXPERTS_SHARE: f64 = 0.5;
-/// On a GPU it depends on the model: those who decode wait for each pass, which should not take
-/// much longer than theirs, and a small model's should be worth its launches. Tokens times active
-/// parameters: about 25 ms of a large GPU.
-const PREFILL_CHUNK_PRODUCTS_GPU: f64 = 5e12;
-const PREFILL_CHUNK_TOKENS_GPU: [usize; 2] = [256, 2048];
 /// Bytes that are copied to the next tier between two steps, and a little more.
 const COPY_BYTES: u64 = 16 << 20;
 /// Between two such copies while requests run.
@@ -98,14 +87,6 @@ pub(crate) fn open(backend: Option<&str>) -> Result<Device> {
         }
     };
     Ok(Device::open_backend(named)?)
-}
-
-/// A power of two of prompt tokens for a model that uses so many parameters for each.
-fn chunk_tokens_on_gpu(n_active: f64) -> usize {
-    let [least, most] = PREFILL_CHUNK_TOKENS_GPU;
-    let n = (PREFILL_CHUNK_PRODUCTS_GPU / n_active.max(1.0)) as usize;
-    let rounded = n.checked_ilog2().map_or(0, |log| 1 << log);
-    rounded.clamp(least, most)
 }
 
 /// What can be said of the device without a model.
@@ -169,21 +150,8 @@ impl Engine {
         }
         let folder = Folder::of(&request.cache, &request.source, &loaded.info);
         let budgets = memory::budgets(&device, &request.cache, folder.as_ref())?;
-        let chunk_tokens = match (request.chunk_tokens, device.backend()) {
-            (Some(n), _) => n.max(1) as usize,
-            (None, backend) => {
-                let info = &loaded.info;
-                let share = info.weight_bytes_per_token as f64 / info.weight_bytes.max(1) as f64;
-                match backend {
-                    Backend::Cpu if share < EXPERTS_SHARE => PREFILL_CHUNK_TOKENS_CPU_EXPERTS,
-                    Backend::Cpu => PREFILL_CHUNK_TOKENS_CPU,
-                    Backend::Cuda | Backend::Metal => {
-                        chunk_tokens_on_gpu(info.n_parameters as f64 * share)
-                    }
-                }
-            }
-        };
-        let stride = if request.deterministic { chunk_tokens } else { 1 };
+        let chunks = Chunks::of(request, device.backend(), &loaded.info);
+        let stride = if request.deterministic { chunks.tokens } else { 1 };
         let cache = PrefixCache::new(&device, &loaded, budgets, folder, stride)?;
         let max_rows = request.max_rows.map_or(MAX_ROWS, |n| n.max(1) as usize);
         let scheduler = Scheduler::new(Limits {
@@ -191,8 +159,9 @@ impl Engine {
             max_rows_per_key: max_rows,
             max_waiting: MAX_WAITING,
             max_waiting_per_key: MAX_WAITING,
-            step_tokens: chunk_tokens,
-            chunk_tokens,
+            step_tokens: chunks.tokens,
+            chunk_tokens: chunks.tokens,
+            chunk_tokens_beside: chunks.tokens_beside,
             headroom_tokens: HEADROOM_TOKENS,
             replays_by_token: request.deterministic,
         });
@@ -204,7 +173,7 @@ impl Engine {
             device,
             loaded,
             cache,
-            chunk_tokens,
+            chunk_tokens: chunks.tokens,
             copied: Instant::now(),
             is_deterministic: request.deterministic,
             scheduler,
@@ -563,7 +532,7 @@ impl Engine {
             let position = i * chunk;
             let step = Step::new(position as i32, part.len() as i32);
             let ids = part.iter().map(|&t| t as i32).collect::<Vec<_>>();
-            let ids = mlx::Array::from_slice(&ids, &[1, ids.len() as i32])?;
+            let ids = mlx::Array::staged(&ids, &[1, ids.len() as i32])?;
             let hidden = self.loaded.model.forward(&ids, &step, &mut states)?;
             for first in (0..hidden.dim(1)).step_by(LOGITS_ROWS) {
                 let end = hidden.dim(1).min(first + LOGITS_ROWS as i32);
@@ -593,17 +562,3 @@ impl Engine {
 
 #[cfg(test)]
 mod compiling_test;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_on_a_gpu_are_shorter_for_larger_models() {
-        for (n_active, n_tokens) in
-            [(0.6e9, 2048), (3.3e9, 1024), (8.2e9, 512), (70e9, 256), (0.0, 2048)]
-        {
-            assert_eq!(chunk_tokens_on_gpu(n_active), n_tokens, "{n_active}");
-        }
-    }
-}

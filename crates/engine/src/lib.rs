@@ -8,6 +8,7 @@
 mod batch;
 mod bench;
 mod cache;
+mod chunks;
 mod constrained;
 mod engine;
 mod error;

@@ -103,6 +103,7 @@ fn run(case: &Case, n_waiting: usize, n_steps: usize, hash: &mut u64) {
         max_waiting_per_key: n_waiting + N_ROWS,
         step_tokens: case.step_tokens,
         chunk_tokens: 512,
+        chunk_tokens_beside: 128,
         headroom_tokens: 512,
         replays_by_token: false,
     };

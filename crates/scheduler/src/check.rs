@@ -20,7 +20,7 @@ impl Scheduler {
             self.check_request(request);
             if let Some(slice) = self.slice(*id) {
                 let Request { n_prompt, n_tokens, .. } = *request;
-                let chunk_tokens = self.limits.chunk_tokens;
+                let chunk_tokens = request.chunk_tokens;
                 let is_break =
                     |at: usize| at.is_multiple_of(chunk_tokens) || at == n_prompt || at == n_tokens;
                 let is_inside = slice.to > slice.from && slice.to <= n_tokens;

@@ -33,10 +33,12 @@
 //!    while it answers. What pauses made others compute again counts as computed.
 //! G2 A step computes nothing only if nothing is there to compute, if all wait for bytes on their
 //!    way, or for a few steps until it is clear that nobody fits.
-//! G3 Where a prompt is cut depends on its length and on where the cache resumes it, on nothing
-//!    else that runs.
+//! G3 Where a prompt is cut depends on its length, on where the cache resumes it, and on whether
+//!    anybody answered when it began, on nothing else that runs; on the first two alone if
+//!    there are no small chunks.
 //! G4 A step has no more slice tokens than its budget, one slice of a request at most, and every
 //!    answering request for which there is room: no prompt delays an answer by more than a step.
+//!    While anybody answers, small chunks are the budget, or one slice of who began before.
 //! G5 Want of room pauses only requests that are younger than the one that wants it, so that the
 //!    eldest always goes on; one that is alone begins anew. For another key's turn only who has
 //!    gained four chunks makes way, if a lower tier keeps all of it. A request that was paused

@@ -183,15 +183,17 @@ impl Scheduler {
         ready.values_mut().for_each(|ids| ids.sort_unstable());
         let turns = ready.keys().map(|key| Reverse((self.keys.served(*key), *key)));
         let mut turns = turns.collect::<BinaryHeap<_>>();
-        let mut left = self.limits.step_tokens;
+        let mut left = self.chunk_tokens_now().unwrap_or(self.limits.step_tokens);
         while left > 0
             && let Some(Reverse((mut served, key))) = turns.pop()
         {
             let Some((_, id)) = ready.get_mut(&key).and_then(Vec::pop) else { continue };
-            if let Some(slice) = self.slice(id).filter(|slice| slice.to - slice.from <= left)
+            let is_first = step.prefill.is_empty();
+            let fits = |slice: &Slice| slice.to - slice.from <= left || is_first;
+            if let Some(slice) = self.slice(id).filter(fits)
                 && self.make_room(seats, step, id, slice.to - slice.from)
             {
-                left -= slice.to - slice.from;
+                left = left.saturating_sub(slice.to - slice.from);
                 served = Keys::after(served, slice.to - slice.from);
                 step.prefill.push(slice);
             }

@@ -76,6 +76,8 @@ pub(crate) struct Request {
     pub n_cached: usize,
     /// On the clock of computed tokens.
     pub arrived: u64,
+    /// Its prompt is cut at multiples of it, which are settled when it begins.
+    pub chunk_tokens: usize,
     pub has_begun: bool,
     /// The most tokens that it ever had.
     pub n_had: usize,
@@ -141,9 +143,9 @@ impl Request {
     }
 
     /// Bytes have come, or were there: it goes on at `at`.
-    pub fn resume(&mut self, at: usize, chunk_tokens: usize) {
+    pub fn resume(&mut self, at: usize) {
         let at = at.min(self.n_tokens.saturating_sub(1));
-        self.has_lost |= self.n_had > at + chunk_tokens;
+        self.has_lost |= self.n_had > at + self.chunk_tokens;
         let new_from = at.max(self.n_had);
         if let Some(seat) = self.seat_mut() {
             (seat.at, seat.new_from) = (Some(at), new_from);
@@ -183,10 +185,10 @@ impl Request {
         }
     }
 
-    /// Where the slice that begins at `from` ends. Of the prompt this depends on nothing but its
-    /// length: a schedule cannot change what sums are split.
+    /// Where the slice that begins at `from` ends. Once it has begun this depends on nothing but
+    /// its length: what runs beside it cannot change what sums are split.
     pub fn break_after(&self, from: usize, limits: &Limits) -> usize {
-        let chunk_end = (from / limits.chunk_tokens + 1) * limits.chunk_tokens;
+        let chunk_end = (from / self.chunk_tokens + 1) * self.chunk_tokens;
         if from < self.n_prompt {
             chunk_end.min(self.n_prompt)
         } else if limits.replays_by_token {

@@ -23,6 +23,10 @@ pub struct Limits {
     pub step_tokens: usize,
     /// Prompts are cut at its multiples, counted from their first token; at least 1.
     pub chunk_tokens: usize,
+    /// The same of prompts that begin while others answer, who wait for each slice; at least 1. If
+    /// it is smaller, a step has no more slice tokens than this while anybody answers, or a single
+    /// slice.
+    pub chunk_tokens_beside: usize,
     /// Tokens by which every answer is expected to grow when another request begins.
     pub headroom_tokens: usize,
     /// What had been drawn before a pause and is lost is computed token by token, as it was at
@@ -83,6 +87,7 @@ impl Scheduler {
     pub fn new(limits: Limits) -> Self {
         let Limits { max_rows, max_rows_per_key, chunk_tokens, step_tokens, .. } = limits;
         assert!(max_rows > 0 && max_rows_per_key > 0, "something must be able to run");
+        assert!(limits.chunk_tokens_beside > 0, "a small chunk has a token");
         assert!(chunk_tokens > 0 && step_tokens >= chunk_tokens, "a step has room for a chunk");
         Self {
             limits,
@@ -123,6 +128,7 @@ impl Scheduler {
             n_tokens: n_prompt,
             n_cached,
             arrived: self.clock,
+            chunk_tokens: self.limits.chunk_tokens,
             has_begun: false,
             n_had: 0,
             is_protected: false,
@@ -165,8 +171,7 @@ impl Scheduler {
         if !is_waiting {
             return;
         }
-        let chunk_tokens = self.limits.chunk_tokens;
-        self.update(id, |request| request.resume(at, chunk_tokens));
+        self.update(id, |request| request.resume(at));
         self.release_until(id, at);
         self.after();
     }
@@ -270,15 +275,27 @@ impl Scheduler {
 
     /// Gives a request a row.
     pub(crate) fn seat(&mut self, id: Id, at: Option<usize>) {
-        let chunk_tokens = self.limits.chunk_tokens;
+        let chunk_tokens = self.chunk_tokens_now().unwrap_or(self.limits.chunk_tokens);
         self.update(id, |request| {
+            // Who begins again keeps the cuts that it has.
+            if !request.has_begun {
+                request.chunk_tokens = chunk_tokens;
+            }
             request.has_begun = true;
             request.n_holds = 0;
             request.state = State::Seated(Seat::default());
             if let Some(at) = at {
-                request.resume(at, chunk_tokens);
+                request.resume(at);
             }
         });
+    }
+
+    /// The size of small chunks, if there are such and somebody answers.
+    pub(crate) fn chunk_tokens_now(&self) -> Option<usize> {
+        let Limits { chunk_tokens, chunk_tokens_beside: small, .. } = self.limits;
+        let is_wanted =
+            small < chunk_tokens && self.seated.values().any(|id| self.requests[id].is_decoding());
+        is_wanted.then_some(small)
     }
 
     /// The end of every public change.

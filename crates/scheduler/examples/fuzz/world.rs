@@ -115,6 +115,10 @@ impl World {
             max_waiting_per_key: 1 + rng.below(12),
             step_tokens: chunk_tokens * (1 + rng.below(3)) + rng.below(chunk_tokens),
             chunk_tokens,
+            chunk_tokens_beside: match rng.one_in(2) {
+                true => usize::MAX,
+                false => 1 + rng.below(chunk_tokens),
+            },
             headroom_tokens: rng.pick(&[0, 2, 8, 1000]),
             replays_by_token: rng.one_in(3),
         };
@@ -394,15 +398,18 @@ impl World {
         let (n_prompt, n_all) = (request.n_prompt, request.tokens.len());
         assert_eq!(self.position(id), Some(from), "G3: a slice begins where the cache stands");
         assert_eq!(draws, to == n_all, "a token is drawn after the last one");
-        let chunk_tokens = self.limits.chunk_tokens;
-        // By the prompt's length and the chunk alone: nothing else can have a say.
-        let next_chunk = from - from % chunk_tokens + chunk_tokens;
-        let end = match from < n_prompt {
-            true => next_chunk.min(n_prompt),
-            false if self.limits.replays_by_token => from + 1,
-            false => next_chunk.min(n_all),
+        // By the prompt's length and a chunk: nothing else can have a say.
+        let end = |chunk_tokens: usize| {
+            let next_chunk = from - from % chunk_tokens + chunk_tokens;
+            match from < n_prompt {
+                true => next_chunk.min(n_prompt),
+                false if self.limits.replays_by_token => from + 1,
+                false => next_chunk.min(n_all),
+            }
         };
-        assert_eq!(to, end, "G3: a slice ends at the next break point");
+        let Limits { chunk_tokens, chunk_tokens_beside, .. } = self.limits;
+        let ends = [chunk_tokens, chunk_tokens_beside.min(chunk_tokens)].map(end);
+        assert!(ends.contains(&to), "G3: a slice ends at the next break point");
     }
 
     fn check_idle(&mut self, step: &Step) {

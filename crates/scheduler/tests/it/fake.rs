@@ -12,6 +12,7 @@ pub const LIMITS: Limits = Limits {
     max_waiting_per_key: 100,
     step_tokens: 100,
     chunk_tokens: 100,
+    chunk_tokens_beside: usize::MAX,
     headroom_tokens: 10,
     replays_by_token: false,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use scheduler::{AGEING, Ahead, Id, Key, Limits};
+use scheduler::{AGEING, Ahead, Id, Key, Limits, Step};
 
 use crate::fake::{LIMITS, Run};
 
@@ -54,6 +54,30 @@ fn answers_get_a_token_in_every_step_beside_a_huge_prompt() {
         let n_tokens = step.prefill.iter().map(|slice| slice.to - slice.from).sum::<usize>();
         assert_eq!(n_tokens, LIMITS.step_tokens, "and the rest of the step is the prompt's");
     }
+}
+
+#[test]
+fn a_prompt_that_comes_while_others_answer_is_cut_small_and_keeps_its_cuts() {
+    let limits = Limits { chunk_tokens_beside: 30, ..LIMITS };
+    let mut run = Run::new(limits, PLENTY);
+    let sizes = |step: &Step| step.prefill.iter().map(|s| s.to - s.from).collect::<Vec<_>>();
+    assert!(run.submit(1, 1, 250, 5));
+    assert_eq!(sizes(&run.step()), [100], "alone");
+    assert_eq!(sizes(&run.step()), [100]);
+    assert_eq!(sizes(&run.step()), [50]);
+    assert!(run.submit(2, 2, 100, 5));
+    assert!(run.submit(3, 3, 100, 5));
+    assert_eq!(sizes(&run.step()), [30], "beside 1");
+    run.finish();
+    assert_eq!(run.cuts[&Id(2)], [30, 60, 90, 100]);
+    assert_eq!(run.cuts[&Id(3)], [30, 60, 90, 100], "also when 1 has ended");
+
+    // Who began alone goes on as it began, a slice a step.
+    let mut run = Run::new(limits, PLENTY);
+    assert!(run.submit(1, 1, 50, 9));
+    assert!(run.submit(2, 2, 250, 5));
+    assert_eq!(sizes(&run.step()), [50]);
+    assert_eq!(sizes(&run.step()), [100]);
 }
 
 #[test]
