@@ -18,6 +18,15 @@ use crate::input::{expect_dtype, expect_float, refused};
 
 const OP: &str = "experts";
 
+/// From how many rows on they had better be sorted by their matrices, so that each matrix is read
+/// once for all of its rows.
+pub fn sorts_from() -> i32 {
+    match Device::current_backend() {
+        Backend::Cuda => few_rows::MAX_CHOSEN + 1,
+        Backend::Cpu | Backend::Metal => 64,
+    }
+}
+
 /// The sizes that the inputs share.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {

@@ -315,11 +315,11 @@ __device__ void few_rows(
 // y = x wᵀ for N matrices of the same inner size; blocks take tiles of one after the other.
 template <int N, int STAGES, typename T, typename Form>
 __device__ void few_rows_apart(
-    const T* x, int m, const Form (&weights)[N], const int (&sizes)[N], T* const (&y)[N], int k) {
+    const T* x, int m, const Form (&weights)[N], const int (&sizes)[N], T* const (&y)[N], int k,
+    int block) {
   Form of[1] = {weights[0]};
   T* to = y[0];
   int n = sizes[0];
-  int block = blockIdx.x;
 #pragma unroll
   for (int i = 1; i < N; ++i) {
     const int tiles = (n + TILE_ROWS - 1) / TILE_ROWS;
@@ -340,9 +340,9 @@ __device__ void few_rows_apart(
 // y = silu(x gateᵀ) ⊙ x upᵀ, each rounded to T before it goes on.
 template <int STAGES, typename T, typename Form>
 __device__ void few_rows_swiglu(
-    const T* x, int m, const Form& gate, const Form& up, int n, T* y, int k) {
+    const T* x, int m, const Form& gate, const Form& up, int n, T* y, int k, int block) {
   const Form of[2] = {gate, up};
-  const int first = blockIdx.x * TILE_ROWS;
+  const int first = block * TILE_ROWS;
   const int firsts[2] = {first, first};
   few_rows<2, STAGES>(
       x, m, of, firsts, n, k, [&](int row, int output, const float (&found)[2]) {

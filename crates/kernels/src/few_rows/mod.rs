@@ -10,10 +10,14 @@ use mlx::{Array, Backend, Device, Dtype, Launch, QuantMode, Quantized, Result};
 
 use crate::cuda::{Kernel, shared_limit_bytes};
 
-/// Rows that are few: the columns of a tile. Beyond, the device's library is as fast.
-const MAX_ROWS: i32 = 8;
+/// The columns of a tile.
+const TILE_COLUMNS: i32 = 8;
+/// Rows that are few. Beyond, the device's library is as fast with floats; codes are read again for
+/// each tile's columns, which is less than making floats of them.
+const MAX_ROWS_FLOATS: i32 = TILE_COLUMNS;
+const MAX_ROWS_CODES: i32 = 4 * TILE_COLUMNS;
 /// Rows of all chosen matrices together; beyond, they had better be sorted and share what is read.
-const MAX_CHOSEN: i32 = 512;
+pub(crate) const MAX_CHOSEN: i32 = 512;
 /// Matrices of a launch.
 const MAX_MATRICES: usize = 3;
 /// As the source has them.
@@ -26,7 +30,7 @@ const FLOATS_STEP: i32 = 32;
 const STAGES: [i32; 2] = [3, 6];
 const WARP_BYTES: i32 = 8 << 10;
 /// Shared memory for the warps' sums of a tile.
-const PARTS_BYTES: i32 = WARPS * TILE_ROWS * MAX_ROWS * 4;
+const PARTS_BYTES: i32 = WARPS * TILE_ROWS * TILE_COLUMNS * 4;
 
 /// A matrix `[out, in]`, or a stack of them.
 #[derive(Clone, Copy, Debug)]
@@ -161,12 +165,14 @@ pub(crate) fn products(
     join: Join,
 ) -> Result<Option<Vec<Array>>> {
     let n_rows = (x.n_elements() / x.dim(-1).max(1) as usize).min(i32::MAX as usize) as i32;
-    if !(1..=MAX_ROWS).contains(&n_rows) {
+    let Some(form) = shared_form(x, matrices, join) else { return Ok(None) };
+    let most = form.0.map_or(MAX_ROWS_FLOATS, |_| MAX_ROWS_CODES);
+    if !(1..=most).contains(&n_rows) {
         return Ok(None);
     }
-    let Some(form) = shared_form(x, matrices, join) else { return Ok(None) };
     let shape = |w: &Weights<'_>| [&x.shape()[..x.n_dims() - 1], &[w.array().dim(0)]].concat();
-    let call = Call { x, which: None, matrices, join, form };
+    let n_groups = (n_rows + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    let call = Call { x, which: None, n_groups, matrices, join, form };
     call.launch(matrices.iter().map(shape).collect()).map(Some)
 }
 
@@ -184,7 +190,7 @@ pub(crate) fn chosen(
         return Ok(None);
     }
     let shape = [which.shape(), &[1, matrices[0].array().dim(1)]].concat();
-    let call = Call { x, which: Some(which), matrices, join, form };
+    let call = Call { x, which: Some(which), n_groups: 1, matrices, join, form };
     Ok(call.launch(vec![shape])?.pop())
 }
 
@@ -216,6 +222,8 @@ fn shared_rows(x: &Array, which: &Array) -> Option<i32> {
 struct Call<'a> {
     x: &'a Array,
     which: Option<&'a Array>,
+    /// Of rows, each of which reads all weights; neighbours in time.
+    n_groups: i32,
     matrices: &'a [Weights<'a>],
     join: Join,
     form: Form,
@@ -225,7 +233,7 @@ impl Call<'_> {
     /// `shapes`: those of the outputs, one for each matrix where they stay apart.
     fn launch(&self, mut shapes: Vec<Vec<i32>>) -> Result<Vec<Array>> {
         const OUTPUTS: [&str; MAX_MATRICES] = ["y0", "y1", "y2"];
-        let Self { x, which, matrices, join, form } = *self;
+        let Self { x, which, n_groups, matrices, join, form } = *self;
         let n_dims = matrices[0].array().n_dims();
         let n_tiles = |w: &Weights<'_>| (w.array().dim(-2) + TILE_ROWS - 1) / TILE_ROWS;
         if join == Join::Swiglu {
@@ -253,7 +261,11 @@ impl Call<'_> {
         let share = which.and_then(|which| shared_rows(x, which)).unwrap_or(1);
         kernel.launch(&Launch {
             outputs: &outputs,
-            grid: [n_blocks * THREADS, which.map_or(1, |which| which.n_elements() as i32), 1],
+            grid: [
+                n_blocks * n_groups * THREADS,
+                which.map_or(1, |which| which.n_elements() as i32),
+                1,
+            ],
             group: [THREADS, 1, 1],
             ints: &[("STAGES", stages), ("SHARE", share)],
             dtypes: &[("T", x.dtype()), ("S", scales)],
@@ -264,9 +276,19 @@ impl Call<'_> {
         let Self { which, matrices, join, form, .. } = *self;
         let (n, name) = (matrices.len(), form.type_name());
         let list = |item: &dyn Fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
-        let (begin, rows) = match which {
-            Some(_) => ("blockIdx.y", "const int m = 1;".to_owned()),
-            None => ("0", format!("{}\nconst int m = n / k;", crate::cuda::count("x"))),
+        // A pair is a row and a matrix that was chosen for it, or the first row of a group.
+        let place = match which {
+            Some(_) => {
+                "const long pair = blockIdx.y;\nconst int m = 1, block = blockIdx.x;".to_owned()
+            }
+            None => format!(
+                "{}\nconst int n_rows = n / k;\n\
+                 const int n_groups = (n_rows + {TILE_COLUMNS} - 1) / {TILE_COLUMNS};\n\
+                 const int block = blockIdx.x / n_groups;\n\
+                 const long pair = blockIdx.x % n_groups * {TILE_COLUMNS};\n\
+                 const int m = min({TILE_COLUMNS}, n_rows - static_cast<int>(pair));",
+                crate::cuda::count("x")
+            ),
         };
         let matrix = |i: usize| match which {
             Some(_) => {
@@ -278,18 +300,18 @@ impl Call<'_> {
         let launch = match join {
             Join::Apart => format!(
                 "const int sizes[] = {{{}}};\nT* const y[] = {{{}}};\n\
-                 offshoot::few_rows_apart<{n}, STAGES>(from, m, of, sizes, y, k);",
+                 offshoot::few_rows_apart<{n}, STAGES>(from, m, of, sizes, y, k, block);",
                 list(&|i| format!("w{i}_shape[{axis}]")),
                 list(&|i| format!("y{i} + pair * w{i}_shape[{axis}]")),
             ),
             Join::Swiglu => format!(
                 "const int size = w0_shape[{axis}];\noffshoot::few_rows_swiglu<STAGES>(\
-                 from, m, of[0], of[1], size, y0 + pair * size, k);"
+                 from, m, of[0], of[1], size, y0 + pair * size, k, block);"
             ),
         };
         let (inner, of) = (form.inner(n_dims), list(&matrix));
         format!(
-            "const int k = {inner};\nconst long pair = {begin};\n{rows}\n\
+            "const int k = {inner};\n{place}\n\
              const {name} of[] = {{{of}}};\nconst T* from = x + pair / SHARE * k;\n{launch}"
         )
     }

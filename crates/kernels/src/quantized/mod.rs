@@ -5,7 +5,8 @@
 //! |---|---|---|
 //! | [`reference`] | everywhere | the twin: dequantized to f32, then multiplied |
 //! | [`crate::few_rows`] | CUDA, few rows of 16 bits, affine of 4 and 8 bits | tensor cores |
-//! | MLX's `quantized_matmul`, `gather_qmm` | CUDA, Metal | |
+//! | `cuda.rs` | CUDA | MLX's for one row, or with floats made on the way |
+//! | MLX's `quantized_matmul`, `gather_qmm` | Metal | |
 //! | `tile.rs` | CPU, 16-bit activations | activations rounded to 8 bits, eight to a scale |
 //! | `exact.rs` | CPU, f32 activations, mxfp8, on request | f32 throughout |
 //!
@@ -15,6 +16,7 @@
 mod activations;
 mod coded;
 mod cpu;
+mod cuda;
 mod exact;
 mod tile;
 mod unpack;
@@ -71,10 +73,11 @@ pub fn products(x: &Array, matrices: &[&Quantized]) -> Result<Vec<Array>> {
     matrices.iter().try_for_each(|w| check(x, w, 2))?;
     match Device::current_backend() {
         Backend::Cpu => on_cpu(x, None, matrices, Join::Apart),
-        Backend::Cuda | Backend::Metal => {
+        backend @ (Backend::Cuda | Backend::Metal) => {
             let made = few_rows::products(x, &weights(matrices), few_rows::Join::Apart)?;
             match (made, matrices) {
                 (Some(made), _) => Ok(made),
+                (None, [w]) if backend == Backend::Cuda => Ok(vec![cuda::product(x, w)?]),
                 (None, [w]) => Ok(vec![x.quantized_matmul(w)?.astype(x.dtype())?]),
                 (None, all) => all.iter().map(|w| Ok(only(products(x, &[w])?))).collect(),
             }
@@ -136,9 +139,10 @@ pub fn chosen(x: &Array, w: &Quantized, which: &Array, sorted: bool) -> Result<A
     check_chosen(x, w, which)?;
     match Device::current_backend() {
         Backend::Cpu => Ok(only(on_cpu(x, Some(which), &[w], Join::Apart)?)),
-        Backend::Cuda | Backend::Metal => {
+        backend @ (Backend::Cuda | Backend::Metal) => {
             match few_rows::chosen(x, which, &weights(&[w]), few_rows::Join::Apart)? {
                 Some(made) => Ok(made),
+                None if backend == Backend::Cuda => cuda::chosen(x, w, which, sorted),
                 None => x
                     .gather_qmm(w, Gathered { lhs: None, rhs: Some(which), sorted })?
                     .astype(x.dtype()),
@@ -184,8 +188,10 @@ pub fn batched(x: &Array, w: &Quantized) -> Result<Array> {
     if x.n_dims() != 4 || x.dim(1) != n_heads {
         return Err(refused(OP, &[x, &w.weight], format!("x has not the {n_heads} heads")));
     }
-    if Device::current_backend() != Backend::Cpu {
-        return x.quantized_matmul(w)?.astype(x.dtype());
+    match Device::current_backend() {
+        Backend::Cpu => {}
+        Backend::Cuda => return cuda::batched(x, w),
+        Backend::Metal => return x.quantized_matmul(w)?.astype(x.dtype()),
     }
     let heads = (0..n_heads as u32).collect::<Vec<_>>();
     let which = Array::from_slice(&heads, &[1, n_heads, 1])?;

@@ -28,6 +28,14 @@ const FORMS: [(QuantMode, i32, i32); 15] = [
 /// Activations of these dtypes, and how far products may be off.
 const DTYPES: [(Dtype, f64); 3] = [(Dtype::F32, 1e-5), (Dtype::Bf16, 5e-3), (Dtype::F16, 5e-3)];
 
+/// On CUDA weights may become floats of 16 bits on the way.
+fn loosened(bound: f64) -> f64 {
+    match (device().backend(), bound > 1e-4) {
+        (Backend::Cuda, true) => 2.0 * bound,
+        _ => bound,
+    }
+}
+
 fn quantized(
     values: &mut Values,
     shape: &[i32],
@@ -65,7 +73,7 @@ fn close_to(what: &str, found: &Array, wanted: &[f64], bound: f64) {
 fn products_of_every_form_agree_with_sums_in_f64() {
     let _device = device();
     for form in FORMS {
-        for (dtype, bound) in DTYPES {
+        for (dtype, bound) in DTYPES.map(|(dtype, bound)| (dtype, loosened(bound))) {
             for (n, groups, n_out) in [(1, 3, 37), (2, 1, 5), (5, 4, 33), (13, 5, 70), (32, 40, 17)]
             {
                 let n_in = groups * form.2.max(32);
@@ -105,7 +113,7 @@ fn several_matrices_at_once_give_what_each_gives_alone() {
 #[test]
 fn a_row_gives_the_same_alone_and_among_others() {
     let device = device();
-    let n = if device.backend() == Backend::Cpu { 29 } else { 8 };
+    let n = 29;
     let mut values = Values(77);
     for form in [FORMS[4], FORMS[5], FORMS[11], FORMS[8], FORMS[12]] {
         // MLX's products know no such promise.
@@ -146,7 +154,7 @@ fn gate_and_up_are_joined_as_their_products_would_be() {
 fn chosen_matrices_agree_with_the_twin() {
     let _device = device();
     for form in [FORMS[5], FORMS[4], FORMS[11], FORMS[12], FORMS[13], FORMS[14]] {
-        for (dtype, bound) in DTYPES {
+        for (dtype, bound) in DTYPES.map(|(dtype, bound)| (dtype, loosened(bound))) {
             for (n, k, n_matrices, n_out) in [(1, 2, 5, 133), (7, 3, 4, 20), (40, 4, 6, 35)] {
                 let n_in = 384;
                 let mut values = Values(n as u64);

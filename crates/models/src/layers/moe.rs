@@ -1,16 +1,12 @@
 //! Experts: a router chooses a few of many feed-forward blocks for each token. N tokens · E hidden
 //! · I width of an expert · k experts per token.
 
-use kernels::{activation, dense, router};
+use kernels::{activation, dense, experts, router};
 use mlx::{Array, Dtype};
 
 use crate::checkpoint::{Scope, StackSizes};
 use crate::layers::{FeedForward, Linear, Stack, SwiGlu};
 use crate::{Error, Result};
-
-/// From how many (token, expert) pairs on the pairs are sorted by expert, so that each expert's
-/// weights are read once.
-const SORTS_FROM_PAIRS: i32 = 64;
 
 /// Pairs of one product: more than 65,535 do not fit the launch grids of MLX on CUDA, and the
 /// results of each pair are held at once.
@@ -171,7 +167,7 @@ impl Experts {
             let slices = slices.collect::<Result<Vec<_>>>()?;
             return Ok(mlx::concatenate(&slices.iter().collect::<Vec<_>>(), 0)?);
         }
-        let y = if n * k < SORTS_FROM_PAIRS {
+        let y = if n * k < experts::sorts_from() {
             let x = x.reshape(&[n, 1, 1, -1])?;
             self.run(&x, chosen, false)?.squeeze(&[2])? // [N, k, E]
         } else {
