@@ -40,8 +40,8 @@ const COPY_BYTES: u64 = 16 << 20;
 /// Between two such copies while requests run.
 const COPY_PAUSE: Duration = Duration::from_secs(2);
 /// The same where bytes move beside the passes.
-const COPY_BYTES_BESIDE: u64 = 256 << 20;
-const COPY_PAUSE_BESIDE: Duration = Duration::from_millis(100);
+const COPY_BYTES_BESIDE: u64 = 64 << 20;
+const COPY_PAUSE_BESIDE: Duration = Duration::from_millis(25);
 /// What is freed in smaller amounts stays for the next request: taking memory from the driver takes
 /// longer than many a pass.
 const KEPT_BYTES_GPU: usize = 512 << 20;

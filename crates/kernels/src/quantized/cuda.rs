@@ -5,7 +5,7 @@
 //! former are used, row after row while rows are few; else the matrix becomes floats on the way,
 //! which costs many rows little.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use mlx::{Array, Gathered, Quantized, Result};
 
@@ -17,11 +17,19 @@ const MAX_SINGLE: i32 = 8;
 const MAX_CHOSEN: i32 = 7;
 /// The largest side of a matrix for which it has a product of one row in every form.
 const MAX_SIDE: i32 = 16_384;
-/// Floats that are made before they are computed with, so that they do not fill the memory.
+/// Floats that are made before what was made before them is waited for: the host is ahead of the
+/// device by a whole pass otherwise, whose floats would fill the memory.
 const MAX_PENDING_BYTES: usize = 512 << 20;
 
 thread_local! {
-    static PENDING_BYTES: Cell<usize> = const { Cell::new(0) };
+    static PENDING: RefCell<Pending> = const { RefCell::new(Pending { n_bytes: 0, before: None }) };
+}
+
+/// What was not waited for.
+struct Pending {
+    n_bytes: usize,
+    /// A number that is there when the floats before these are of no more use.
+    before: Option<Array>,
 }
 
 /// x `[.., in]` times the matrix `[out, in]` → `[.., out]` in the dtype of x.
@@ -72,13 +80,21 @@ pub(super) fn batched(x: &Array, w: &Quantized) -> Result<Array> {
     computed(x.matmul(&floats.swap_axes(-1, -2)?)?.astype(x.dtype())?, &floats)
 }
 
-/// Has a product computed if many floats wait to be made for it and for others.
+/// Has a product computed if many floats wait to be made for it and for others, and waits for those
+/// before them.
 fn computed(y: Array, floats: &Array) -> Result<Array> {
-    let pending = PENDING_BYTES.get() + floats.n_bytes();
-    PENDING_BYTES.set(pending);
-    if pending > MAX_PENDING_BYTES {
-        PENDING_BYTES.set(0);
-        mlx::async_eval([&y])?;
-    }
+    PENDING.with_borrow_mut(|pending| {
+        pending.n_bytes += floats.n_bytes();
+        if pending.n_bytes <= MAX_PENDING_BYTES || y.n_elements() == 0 {
+            return Ok(());
+        }
+        pending.n_bytes = 0;
+        let first = y.reshape(&[-1])?.slice_axis(0, 0..1)?.offset(0.0)?;
+        mlx::async_eval([&first])?;
+        match pending.before.replace(first) {
+            Some(before) => before.eval(),
+            None => Ok(()),
+        }
+    })?;
     Ok(y)
 }
