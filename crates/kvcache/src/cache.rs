@@ -12,8 +12,9 @@ use crate::sequence::Sequence;
 use crate::tiers::{Batch, Transfer};
 use crate::trie::Trie;
 
-/// Tokens without rows that are remembered, to tell what was evicted from what was never seen.
-const MAX_DEAD_TOKENS: usize = 1 << 20;
+/// Bytes for tokens without rows, which are remembered to tell what was evicted from what was never
+/// seen: a million of long prompts, a third of that of short ones.
+const MAX_DEAD_BYTES: usize = 4 << 20;
 
 /// A live sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -161,7 +162,7 @@ pub struct Cache {
     pub(crate) copies: VecDeque<(Handle, Tier)>,
     /// Leaves that have tokens without rows, oldest first.
     pub(crate) graves: VecDeque<Handle>,
-    pub(crate) max_dead_tokens: usize,
+    pub(crate) max_dead_bytes: usize,
     /// The caller's latest time.
     pub(crate) now: Tick,
     pub(crate) stats: Stats,
@@ -195,7 +196,7 @@ impl Cache {
             batches: Arena::new(),
             copies: VecDeque::new(),
             graves: VecDeque::new(),
-            max_dead_tokens: MAX_DEAD_TOKENS,
+            max_dead_bytes: MAX_DEAD_BYTES,
             now: 0,
             stats: Stats::default(),
             log: Log::default(),
@@ -208,9 +209,10 @@ impl Cache {
         &self.layout
     }
 
-    /// Bounds the tokens without rows that are remembered; 0 remembers none.
-    pub fn remember(&mut self, max_dead_tokens: usize) {
-        self.max_dead_tokens = max_dead_tokens;
+    /// Bounds the bytes for tokens without rows, and for nodes that have no others, that are
+    /// remembered; 0 remembers none.
+    pub fn remember(&mut self, max_dead_bytes: usize) {
+        self.max_dead_bytes = max_dead_bytes;
         self.after();
     }
 

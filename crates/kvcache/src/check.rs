@@ -34,12 +34,13 @@ impl Cache {
         let n_roots = roots.iter().collect::<BTreeSet<_>>().len();
         assert_eq!(n_roots, roots.len(), "I10: a root is that of one namespace");
         let (mut order, mut next) = (roots, 0);
-        let (mut n_tokens, mut n_known) = (0, 0);
+        let (mut n_tokens, mut n_known, mut n_bare) = (0, 0, 0);
         while let Some(at) = order.get(next).copied() {
             next += 1;
             let here = self.trie.nodes.get(at).expect("I1: children are there");
             n_tokens += here.edge.tokens().len();
             n_known += here.n_known();
+            n_bare += usize::from(here.parent.is_some() && here.n_known() == 0);
             for (k, (first, child)) in here.children.iter().enumerate() {
                 let below = self.trie.nodes.get(*child).expect("I1: children are there");
                 assert_eq!(below.parent, Some(at), "I1: child and parent know each other");
@@ -52,6 +53,10 @@ impl Cache {
         assert_eq!(order.len(), self.trie.nodes.len(), "I10: every node hangs on one root");
         assert_eq!(n_tokens, self.trie.n_tokens, "I12: tokens of edges");
         assert_eq!(n_known, self.trie.n_known_tokens, "I12: tokens with rows");
+        assert_eq!(n_bare, self.trie.n_bare, "I12: nodes without rows");
+        let is_pinned = self.seqs.len() + self.batches.len() > 0;
+        let is_bounded = self.trie.dead_bytes() <= self.max_dead_bytes;
+        assert!(is_pinned || is_bounded, "I12: what is only remembered is bounded");
         order.split_off(n_roots)
     }
 

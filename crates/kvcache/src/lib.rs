@@ -22,7 +22,8 @@
 //!    (C8).
 //! I11 What a sequence has computed is covered on its pinned path; a block that may be written
 //!    has one writer.
-//! I12 Totals of tokens are those of the edges.
+//! I12 Totals of tokens and of nodes without rows are those of the trie, and what is remembered
+//!     without rows stays within its bound while nothing is pinned.
 //!
 //! Handles carry a generation (C7), a flush returns all that is not live (C10), want of room is
 //! `None` or [`NoRoom`] and leaves all as it was (C12), and looking up takes `&self` (C13). What a

@@ -103,6 +103,7 @@ impl Cache {
             return;
         }
         let n_known = here.n_known();
+        self.trie.n_bare -= usize::from(n_known == 0);
         let is_first = covered == start;
         let run = &mut here.runs[tier.idx()];
         let first_idx = start / block_tokens;
@@ -163,7 +164,12 @@ impl Cache {
         for (k, id) in run.blocks.drain(n_indices * n_full..).enumerate() {
             self.blocks.drop_held(tier, self.layout.full[k % n_full], id);
         }
+        if is_empty {
+            // What is only remembered holds nothing in reserve.
+            (run.blocks, run.units) = (Vec::new(), Vec::new());
+        }
         self.trie.n_known_tokens -= n_known - here.n_known();
+        self.trie.n_bare += usize::from(here.n_known() == 0);
         if is_empty && let Some(parent) = here.parent {
             self.trie.nodes[parent].n_resident_children[tier.idx()] -= 1;
         }
@@ -182,6 +188,8 @@ impl Cache {
         for tier in Tier::ALL {
             self.cut_run(lower, upper, tier, at);
         }
+        // The upper part came bare. It has rows now if there were any, and the lower may have none.
+        self.trie.n_bare -= usize::from(self.trie.nodes[lower].n_known() > 0);
         upper
     }
 

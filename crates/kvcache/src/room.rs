@@ -201,7 +201,7 @@ impl Cache {
     /// Forgets the oldest tokens without rows until no more than the bound are left. Called at the
     /// end of what is public: handles in use stay valid until then.
     pub(crate) fn clear_graves(&mut self) {
-        while self.trie.n_tokens - self.trie.n_known_tokens > self.max_dead_tokens
+        while self.trie.dead_bytes() > self.max_dead_bytes
             && let Some(node) = self.graves.pop_front()
         {
             let Some(here) = self.trie.nodes.get(node) else { continue };

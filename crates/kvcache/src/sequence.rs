@@ -458,6 +458,9 @@ impl Cache {
         if !self.layout.needs_checkpoints() && self.trie.nodes.get(seq.node).is_some() {
             self.touch(seq.node, seq.kv_until, seq.kv_until);
         }
+        if let Some(node) = self.trie.nodes.get_mut(seq.node) {
+            node.edge.settle();
+        }
         self.drop_empty_root(seq.root);
         self.after();
     }

@@ -32,8 +32,17 @@ impl Edge {
         &self.run[self.from..self.from + self.len]
     }
 
+    /// Gives back what a run that nobody shares holds in reserve.
+    pub fn settle(&mut self) {
+        if let Some(run) = Arc::get_mut(&mut self.run) {
+            run.shrink_to_fit();
+        }
+    }
+
     /// Keeps the first `at` tokens and returns the rest.
     fn split_off(&mut self, at: usize) -> Self {
+        // Nobody appends to a shared run.
+        self.settle();
         let tail = Self { run: self.run.clone(), from: self.from + at, len: self.len - at };
         self.len = at;
         tail
@@ -41,7 +50,7 @@ impl Edge {
 
     /// Appends in place, or refuses because the run is shared.
     fn append(&mut self, tokens: &[Token]) -> bool {
-        let end = self.from + self.len;
+        let end = self.end();
         match Arc::get_mut(&mut self.run) {
             Some(run) if run.len() == end => run.extend_from_slice(tokens),
             _ => return false,
@@ -50,15 +59,9 @@ impl Edge {
         true
     }
 
-    /// Forgets what follows the first `len` tokens, in memory too once nobody shares the run.
-    fn truncate(&mut self, len: usize) {
-        self.len = len;
-        if let Some(run) = Arc::get_mut(&mut self.run)
-            && run.len() > self.from + len
-        {
-            run.truncate(self.from + len);
-            run.shrink_to_fit();
-        }
+    /// Tokens from the run's first to the edge's last.
+    fn end(&self) -> usize {
+        self.from + self.len
     }
 }
 
@@ -191,7 +194,13 @@ pub(crate) struct Trie {
     pub n_tokens: usize,
     /// Those of them that have rows in some tier.
     pub n_known_tokens: usize,
+    /// Nodes without rows in any tier, roots aside.
+    pub n_bare: usize,
 }
+
+/// About what a node takes beside its tokens: its slot, the header of a run, its entry in the
+/// parent.
+pub(crate) const NODE_BYTES: usize = size_of::<(u32, Option<Node>)>() + 40 + 12;
 
 fn hash_of(ns: Ns) -> u64 {
     hash(ns.0, &[0])
@@ -220,7 +229,12 @@ pub(crate) fn n_common(a: &[Token], b: &[Token]) -> usize {
 impl Trie {
     pub fn new() -> Self {
         let (nodes, roots, orphans) = (Arena::new(), BTreeMap::new(), Vec::new());
-        Self { nodes, roots, orphans, n_tokens: 0, n_known_tokens: 0 }
+        Self { nodes, roots, orphans, n_tokens: 0, n_known_tokens: 0, n_bare: 0 }
+    }
+
+    /// About what tokens and nodes without rows take.
+    pub fn dead_bytes(&self) -> usize {
+        (self.n_tokens - self.n_known_tokens) * size_of::<Token>() + self.n_bare * NODE_BYTES
     }
 
     pub fn root(&mut self, ns: Ns) -> Handle {
@@ -290,6 +304,7 @@ impl Trie {
         let child = self.nodes.insert(Node::new(Some(parent), start, Edge::new(tokens), hash));
         self.nodes[parent].set_child(tokens[0], child);
         self.n_tokens += tokens.len();
+        self.n_bare += 1;
         child
     }
 
@@ -323,6 +338,7 @@ impl Trie {
         let upper = self.nodes.insert(upper);
         self.nodes[node].parent = Some(upper);
         self.nodes[parent].set_child(first, upper);
+        self.n_bare += 1;
         upper
     }
 
@@ -334,20 +350,52 @@ impl Trie {
         let parent = node.parent?;
         self.n_tokens -= len - n_known;
         if n_known > 0 {
-            node.edge.truncate(n_known);
+            node.edge.len = n_known;
             self.nodes[leaf].hash = hash(self.nodes[parent].hash, self.nodes[leaf].edge.tokens());
+            self.shorten_run(leaf);
             return None;
         }
         let gone = self.nodes.remove(leaf).expect("the leaf was just looked at");
+        self.n_bare -= 1;
         let first = gone.edge.tokens()[0];
         drop(gone);
         let above = &mut self.nodes[parent];
         if let Ok(idx) = above.children.binary_search_by_key(&first, |c| c.0) {
             above.children.remove(idx);
         }
-        let len = above.edge.len;
-        above.edge.truncate(len);
+        self.shorten_run(parent);
         Some(parent)
+    }
+
+    /// Frees what of a run follows the last of its pieces, if `node` has that. What its pieces
+    /// share is copied, and only where less than half of the run is left, so that each token that
+    /// is freed pays for one.
+    fn shorten_run(&mut self, node: Handle) {
+        let edge = &mut self.nodes[node].edge;
+        let end = edge.end();
+        if let Some(run) = Arc::get_mut(&mut edge.run) {
+            run.truncate(end);
+            run.shrink_to_fit();
+            return;
+        }
+        if edge.run.len() < 2 * end {
+            return;
+        }
+        let longer = edge.run.clone();
+        // Cuts leave the pieces of a run one above the other, and only leaves go.
+        let mut pieces = vec![node];
+        while let Some(parent) = pieces.last().and_then(|piece| self.nodes[*piece].parent)
+            && Arc::ptr_eq(&self.nodes[parent].edge.run, &longer)
+        {
+            pieces.push(parent);
+        }
+        // Another may have a piece further down.
+        if Arc::strong_count(&longer) == pieces.len() + 1 {
+            let shorter = Arc::new(longer[..end].to_vec());
+            for piece in pieces {
+                self.nodes[piece].edge.run = shorter.clone();
+            }
+        }
     }
 }
 
@@ -368,10 +416,29 @@ mod tests {
         assert_eq!((edge.tokens(), tail.tokens()), (&[1, 2, 3][..], &[4, 5][..]));
         assert!(Arc::ptr_eq(&edge.run, &tail.run));
         assert!(!edge.append(&[9]) && !tail.append(&[6]), "neither writes what the other has");
-        drop(tail);
-        edge.truncate(3);
-        assert_eq!(edge.run.len(), 3, "what nobody has is freed");
-        assert!(edge.append(&[9]));
+    }
+
+    #[test]
+    fn of_a_run_in_pieces_what_nobody_has_any_more_is_freed() {
+        let mut trie = Trie::new();
+        let root = trie.root(Ns(0));
+        let tokens = (0..100).collect::<Vec<Token>>();
+        let lower = trie.add_child(root, &tokens);
+        let upper = trie.cut(lower, 10);
+        let middle = trie.cut(lower, 40);
+        let side = trie.add_child(middle, &[7]);
+        let run_len = |trie: &Trie, node: Handle| trie.nodes[node].edge.run.len();
+        trie.trim_leaf(side);
+        assert_eq!(run_len(&trie, upper), 100, "the leaf that went had no piece of it");
+        assert_eq!(trie.trim_leaf(lower), Some(middle));
+        assert_eq!((run_len(&trie, upper), run_len(&trie, middle)), (40, 40));
+        assert!(Arc::ptr_eq(&trie.nodes[upper].edge.run, &trie.nodes[middle].edge.run));
+        let both = [upper, middle].map(|node| trie.nodes[node].edge.tokens());
+        assert_eq!(both.concat(), tokens[..40]);
+        trie.trim_leaf(middle);
+        assert_eq!(run_len(&trie, upper), 10);
+        assert_eq!(trie.n_bare, 1);
+        assert!(trie.grow(upper, &[9]), "a run that nobody shares grows in place");
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl World {
         let prefill = Prefill { a: 3.0, b: 1.0, c: 0.01 };
         let mut world = Self::new(1 + rng.below(5), groups, budgets, Costs { prefill, host, disk });
         if rng.one_in(2) {
-            world.cache.remember(rng.below(60));
+            world.cache.remember(rng.below(6_000));
         }
         world
     }

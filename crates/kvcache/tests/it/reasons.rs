@@ -54,15 +54,39 @@ fn what_is_being_computed_is_told_with_its_sequence() {
 
 #[test]
 fn what_was_evicted_is_remembered_for_a_while() {
-    for (max_dead_tokens, expected) in
-        [(100, Cause::Evicted { until: 20 }), (0, Cause::NeverSeen { at: 0 })]
+    for (max_dead_bytes, expected) in
+        [(1_000, Cause::Evicted { until: 20 }), (0, Cause::NeverSeen { at: 0 })]
     {
         let mut world = world(4, &[FULL, STATE], [PLENTY, 0, 0]);
-        world.cache.remember(max_dead_tokens);
+        world.cache.remember(max_dead_bytes);
         serve(&mut world, &text(1, 20), &[], 0);
         world.cache.resize(Tier::Device, 0, 1);
         assert_eq!(world.cache.find(NS, &text(1, 30)).cause, expected);
-        assert!(world.cache.stats().n_tokens <= max_dead_tokens);
+        assert!(4 * world.cache.stats().n_tokens <= max_dead_bytes);
+    }
+}
+
+#[test]
+fn what_is_remembered_is_bounded_in_bytes_also_where_every_prompt_parts_at_once() {
+    for kinds in [&[FULL][..], &[FULL, STATE]] {
+        for n_own_tokens in [1, 40] {
+            let mut world = world(4, kinds, [5_000, 0, 0]);
+            let max_dead_bytes = 20_000;
+            world.cache.remember(max_dead_bytes);
+            for who in 0..200 {
+                serve(&mut world, &join(&[text(0, 5), text(1 + who, n_own_tokens)]), &[], 0);
+            }
+            let stats = world.cache.stats();
+            // A node takes some hundred bytes; those with rows come on top, one a block at most.
+            assert!(stats.n_nodes <= max_dead_bytes / 400 + 50 + 2, "{kinds:?}: {stats:?}");
+            assert!(4 * stats.n_tokens <= max_dead_bytes + 4 * 4 * 50, "{kinds:?}: {stats:?}");
+            let mut causes = (0..200).map(|who| {
+                let parts = [text(0, 5), text(1 + who, n_own_tokens), text(900, 3)];
+                world.cache.find(NS, &join(&parts)).cause
+            });
+            let evicted = Cause::Evicted { until: 5 + n_own_tokens };
+            assert!(causes.any(|cause| cause == evicted), "{kinds:?}, {n_own_tokens}");
+        }
     }
 }
 
