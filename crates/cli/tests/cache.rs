@@ -86,12 +86,12 @@ fn stats_say_what_is_cached_of_each_model() {
     let expected = json!({
         "model": "acme/tiny",
         "fingerprint": tiny,
-        "depends_on": ["kvstore: 1", "weights: acme/tiny", "dtype: bf16"],
+        "depends_on": ["kvstore: 2", "weights: acme/tiny", "dtype: bf16"],
         "path": home.root().join(&tiny).to_str().unwrap(),
         "n_extents": 2,
         "n_tokens": 30,
-        // Headers of 64 bytes; the index has 44 and two entries of 12 + 46 and 10 tokens each.
-        "size_bytes": 2 * 964 + 44 + 2 * 98 + 52,
+        // Headers of 64 bytes; the index has 44 and two entries of 12 + 50 and 10 tokens each.
+        "size_bytes": 2 * 964 + 44 + 2 * 102 + 52,
         "last_used_unix_s": entry["last_used_unix_s"],
         "in_use": false,
         "problem": null,

@@ -115,10 +115,6 @@ impl Store {
     pub fn cached_bytes(&self) -> u64 {
         self.pools.iter().map(|p| p.n_cached * p.bytes).sum()
     }
-
-    pub fn free_bytes(&self) -> u64 {
-        self.budget.saturating_sub(self.live_bytes() + self.cached_bytes())
-    }
 }
 
 /// The blocks of all tiers.
@@ -144,6 +140,19 @@ impl Blocks {
 
     pub fn store_mut(&mut self, tier: Tier) -> &mut Store {
         &mut self.stores[tier.idx()]
+    }
+
+    /// What a tier has of its budget: what is in use, and on disk what lies freed between that.
+    pub fn taken_bytes(&self, tier: Tier) -> u64 {
+        let store = self.store(tier);
+        match tier {
+            Tier::Disk => self.extents.n_bytes(),
+            Tier::Device | Tier::Host => store.live_bytes() + store.cached_bytes(),
+        }
+    }
+
+    pub fn free_bytes(&self, tier: Tier) -> u64 {
+        self.store(tier).budget.saturating_sub(self.taken_bytes(tier))
     }
 
     pub fn pool(&mut self, tier: Tier, group: usize) -> &mut Pool {

@@ -98,7 +98,7 @@ impl std::fmt::Display for NoRoom {
 impl std::error::Error for NoRoom {}
 
 /// Totals of one tier. `free + cached + live == budget`, unless live bytes exceed the budget after
-/// it shrank.
+/// it shrank; on disk [`Stats::extent_bytes`] take the place of what is cached and live.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TierStats {
     /// What it may hold.
@@ -130,8 +130,8 @@ pub struct Stats {
     pub n_capture_refused: u64,
     /// Transfers that ended well, and not.
     pub n_transfers: [u64; 2],
-    /// Bytes of extents now, with those of their pieces that are freed already: what exceeds the
-    /// disk tier's live and cached bytes is dead weight until the rest of an extent goes.
+    /// Bytes of extents now, each to its end: what exceeds the disk tier's live and cached bytes
+    /// are freed pieces that others follow.
     pub extent_bytes: u64,
     /// Sequences that live now.
     pub n_live: usize,
@@ -158,6 +158,8 @@ pub struct Cache {
     pub(crate) policies: [Box<dyn Evict>; N_TIERS],
     pub(crate) seqs: Arena<Sequence>,
     pub(crate) batches: Arena<Batch>,
+    /// Pinned on disk until all that an index says has been entered.
+    pub(crate) entered: Vec<Handle>,
     /// Nodes with something to copy down, and from where.
     pub(crate) copies: VecDeque<(Handle, Tier)>,
     /// Leaves that have tokens without rows, oldest first.
@@ -194,6 +196,7 @@ impl Cache {
             policies,
             seqs: Arena::new(),
             batches: Arena::new(),
+            entered: Vec::new(),
             copies: VecDeque::new(),
             graves: VecDeque::new(),
             max_dead_bytes: MAX_DEAD_BYTES,
@@ -230,7 +233,7 @@ impl Cache {
             entry.budget_bytes = store.budget;
             entry.live_bytes = store.live_bytes();
             entry.cached_bytes = store.cached_bytes();
-            entry.free_bytes = store.free_bytes();
+            entry.free_bytes = self.blocks.free_bytes(tier);
         }
         stats.extent_bytes = self.blocks.extents.n_bytes();
         stats.n_live = self.seqs.len();
@@ -244,9 +247,16 @@ impl Cache {
         self.log.iter()
     }
 
-    /// Extents of which nothing is in use any more, since the last call: the owner deletes them.
+    /// Extents of which nothing is in use any more, since the last call: the owner deletes them
+    /// before it writes anything new.
     pub fn take_dead_extents(&mut self) -> Vec<ExtentId> {
         self.blocks.extents.take_dead()
+    }
+
+    /// Extents that have less in use than they had, and bytes of their pieces up to the end of what
+    /// is, since the last call: the owner cuts them off there before it writes anything new.
+    pub fn take_shortened_extents(&mut self) -> Vec<(ExtentId, u64)> {
+        self.blocks.extents.take_shortened()
     }
 
     /// One use of units, the deepest first: what is touched first goes first.

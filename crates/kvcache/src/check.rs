@@ -54,7 +54,7 @@ impl Cache {
         assert_eq!(n_tokens, self.trie.n_tokens, "I12: tokens of edges");
         assert_eq!(n_known, self.trie.n_known_tokens, "I12: tokens with rows");
         assert_eq!(n_bare, self.trie.n_bare, "I12: nodes without rows");
-        let is_pinned = self.seqs.len() + self.batches.len() > 0;
+        let is_pinned = self.seqs.len() + self.batches.len() + self.entered.len() > 0;
         let is_bounded = self.trie.dead_bytes() <= self.max_dead_bytes;
         assert!(is_pinned || is_bounded, "I12: what is only remembered is bounded");
         order.split_off(n_roots)
@@ -119,6 +119,7 @@ impl Cache {
             }
         };
         self.seqs.iter().for_each(|(_, seq)| pin(seq.node, Tier::Device));
+        self.entered.iter().for_each(|node| pin(*node, Tier::Disk));
         for flight in self.batches.iter().flat_map(|(_, batch)| &batch.flights) {
             pin(flight.node, flight.from);
             pin(flight.node, flight.to);
@@ -203,9 +204,14 @@ impl Cache {
                 let n_free = pool.free.iter().collect::<BTreeSet<_>>().len();
                 assert_eq!(n_free, pool.free.len(), "I6: an id is free once");
             }
-            let (live, used) = (store.live_bytes(), store.live_bytes() + store.cached_bytes());
-            assert!(used <= store.budget.max(live), "I6: cached bytes are within the budget");
-            let is_whole = used > store.budget || store.free_bytes() + used == store.budget;
+            let (live, taken) = (store.live_bytes(), self.blocks.taken_bytes(tier));
+            assert!(live + store.cached_bytes() <= taken, "I6: what is in use is taken");
+            // On disk something live may lie behind what is not.
+            let is_pinned = tier == Tier::Disk && live > 0;
+            let is_within = taken <= store.budget.max(live) || is_pinned;
+            assert!(is_within, "I6: cached bytes are within the budget");
+            let is_whole =
+                taken > store.budget || self.blocks.free_bytes(tier) + taken == store.budget;
             assert!(is_whole, "I6: free + cached + live == budget");
         }
         let on_disk = self.blocks.store(Tier::Disk).pools.iter();

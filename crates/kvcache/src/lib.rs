@@ -12,10 +12,12 @@
 //! I4 A checkpoint has the whole path under it in its tier, and the blocks that its layout asks
 //!    for (C4).
 //! I5 A block's counts are the references to it, and it is live while one of them is pinned (C1).
-//! I6 Per tier `free + cached + live == budget` in bytes, and free and used ids are all ids (C2).
+//! I6 Per tier `free + cached + live == budget` in bytes, where extents on disk count to the end,
+//!    and free and used ids are all ids (C2).
 //! I7 Rows in a tier that are not pinned have a checkpoint at or below them in that tier, in
 //!    layouts that need one (C3).
-//! I8 The pins of a node are the sequences and transfers whose path leads through it (C6).
+//! I8 The pins of a node are the sequences, transfers and extents just adopted whose path leads
+//!    through it (C6).
 //! I9 A unit and its owner name each other; rows that are not pinned are all units, in layouts
 //!    without checkpoints.
 //! I10 A node hangs on one root, and a root is that of one namespace, or of none after a flush

@@ -15,7 +15,8 @@
 //!
 //! It is written whole and synced, then its name is, and then the index gets an entry: the one
 //! write that makes it count. The entry holds the length of the file and the checksum of the
-//! header, and with it of all that is in the file. A file is never written again.
+//! header, and with it of all that is in the file. A file is never written again; what nobody needs
+//! any more at its end is cut off, a piece or more, after the index has got an entry about it.
 
 use kvcache::{ExtentId, Place};
 
@@ -33,10 +34,26 @@ const SUFFIX: &str = ".extent";
 /// What the index says of an extent's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sealed {
-    /// How long it is.
+    /// How long it is. It may be longer where it was to be cut.
     pub n_bytes: u64,
+    /// How many pieces it was written with.
+    pub n_pieces: u32,
     /// The checksum in its header.
     pub checksum: u64,
+}
+
+impl Sealed {
+    /// Bytes of the pieces that it has.
+    pub fn piece_bytes(&self) -> u64 {
+        let header_bytes = header_bytes(u64::from(self.n_pieces));
+        self.n_bytes.saturating_sub(header_bytes.unwrap_or(u64::MAX))
+    }
+
+    /// The same, cut off after `piece_bytes` of its pieces.
+    pub fn cut(&self, piece_bytes: u64) -> Self {
+        let header_bytes = self.n_bytes - self.piece_bytes();
+        Self { n_bytes: self.n_bytes.min(header_bytes.saturating_add(piece_bytes)), ..*self }
+    }
 }
 
 /// An extent's file, open, its header read and checked.
@@ -70,7 +87,8 @@ pub fn header(fingerprint: u128, id: ExtentId, pieces: &[&[u8]]) -> Option<(Vec<
     let mut header = Vec::with_capacity(header_bytes(pieces.len() as u64)? as usize);
     header.extend(MAGIC);
     header.extend(VERSION.to_le_bytes());
-    header.extend(u32::try_from(pieces.len()).ok()?.to_le_bytes());
+    let n_pieces = u32::try_from(pieces.len()).ok()?;
+    header.extend(n_pieces.to_le_bytes());
     header.extend(fingerprint.to_le_bytes());
     header.extend(id.0.to_le_bytes());
     let mut n_bytes = 0u64;
@@ -82,7 +100,7 @@ pub fn header(fingerprint: u128, id: ExtentId, pieces: &[&[u8]]) -> Option<(Vec<
     let sum = checksum(&header, 0);
     header.extend(sum.to_le_bytes());
     let n_bytes = n_bytes.checked_add(header.len() as u64)?;
-    Some((header, Sealed { n_bytes, checksum: sum }))
+    Some((header, Sealed { n_bytes, n_pieces, checksum: sum }))
 }
 
 fn header_bytes(n_pieces: u64) -> Option<u64> {
@@ -105,6 +123,11 @@ pub fn write(
     handle.sync()
 }
 
+/// Cuts an extent's file off where it ends now.
+pub fn cut(files: &dyn Files, id: ExtentId, sealed: Sealed) -> std::io::Result<()> {
+    files.edit(&name(id))?.cut(sealed.n_bytes)
+}
+
 impl Opened {
     /// Opens the file that the index says is there.
     pub fn open(
@@ -118,7 +141,8 @@ impl Opened {
         let of_read = |error| Error::of_read(path(), error);
         let handle = files.open(&name).map_err(of_read)?;
         let corrupt = |what| Error::Corrupt { path: path(), what };
-        if handle.n_bytes().map_err(of_read)? != sealed.n_bytes {
+        // Longer it may be: the index is first to know of a cut.
+        if handle.n_bytes().map_err(of_read)? < sealed.n_bytes {
             return Err(corrupt("it is not as long as the index says"));
         }
         let mut fixed = [0; FIXED_BYTES as usize];
@@ -196,5 +220,7 @@ fn pieces(
         pieces.push((at, end, sum));
         at = end;
     }
-    if at == sealed.n_bytes { Ok(pieces) } else { Err("its pieces do not fill it") }
+    pieces.retain(|(_, end, _)| *end <= sealed.n_bytes);
+    let end = pieces.last().map_or(header.len() as u64, |(_, end, _)| *end);
+    if end == sealed.n_bytes { Ok(pieces) } else { Err("its pieces do not fill it") }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! what people call the model
-//! kvstore: 1
+//! kvstore: 2
 //! weights: 6f1e…
 //! layout: 16 tokens, full 24576
 //! ```
@@ -16,7 +16,7 @@
 use xxhash_rust::xxh3;
 
 /// The version of all formats of this crate; a change makes every fingerprint another one.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A file of text that is longer is none of ours.
 pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 16;

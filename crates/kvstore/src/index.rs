@@ -11,10 +11,13 @@
 //!                2³² − 1 for none
 //!         26  4  how many tokens are the base's
 //!         30  8  bytes of the extent's file
-//!         38  8  checksum in its header
-//!         46     tokens after those of the base, 4 bytes each
+//!         38  4  pieces that it was written with
+//!         42  8  checksum in its header
+//!         50     tokens after those of the base, 4 bytes each
 //! Remove   0  1  the number 2
 //!          1     ids of extents, 8 bytes each
+//! Cut      0  1  the number 3
+//!          1     for each of some extents 8 its id · 8 bytes of its file from now on
 //! ```
 
 use std::collections::BTreeMap;
@@ -62,6 +65,8 @@ pub enum Entry {
         tokens: Vec<Token>,
     },
     Remove(Vec<ExtentId>),
+    /// Files that end earlier from now on.
+    Cut(Vec<(ExtentId, u64)>),
 }
 
 impl Entry {
@@ -69,12 +74,13 @@ impl Entry {
     pub fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Add { id, sealed, ns, start, class, base, n_shared, tokens } => {
-                let mut bytes = Vec::with_capacity(46 + 4 * tokens.len());
+                let mut bytes = Vec::with_capacity(50 + 4 * tokens.len());
                 bytes.extend([1, code(*class)]);
                 bytes.extend(id.0.to_le_bytes());
                 bytes.extend(ns.0.to_le_bytes());
                 [start, base, n_shared].into_iter().for_each(|n| bytes.extend(n.to_le_bytes()));
                 bytes.extend(sealed.n_bytes.to_le_bytes());
+                bytes.extend(sealed.n_pieces.to_le_bytes());
                 bytes.extend(sealed.checksum.to_le_bytes());
                 tokens.iter().for_each(|token| bytes.extend(token.to_le_bytes()));
                 bytes
@@ -82,6 +88,10 @@ impl Entry {
             Self::Remove(ids) => {
                 let ids = ids.iter().flat_map(|id| id.0.to_le_bytes());
                 std::iter::once(2).chain(ids).collect()
+            }
+            Self::Cut(cuts) => {
+                let numbers = cuts.iter().flat_map(|(id, n_bytes)| [id.0, *n_bytes]);
+                std::iter::once(3).chain(numbers.flat_map(u64::to_le_bytes)).collect()
             }
         }
     }
@@ -94,11 +104,17 @@ impl Entry {
                 let class = class_of(fields.u8()?)?;
                 let (id, ns) = (ExtentId(fields.u64()?), Ns(fields.u64()?));
                 let (start, base, n_shared) = (fields.u32()?, fields.u32()?, fields.u32()?);
-                let sealed = Sealed { n_bytes: fields.u64()?, checksum: fields.u64()? };
+                let (n_bytes, n_pieces) = (fields.u64()?, fields.u32()?);
+                let sealed = Sealed { n_bytes, n_pieces, checksum: fields.u64()? };
                 let tokens = fields.all_u32()?;
                 Some(Self::Add { id, sealed, ns, start, class, base, n_shared, tokens })
             }
             2 => Some(Self::Remove(fields.all_u64()?.into_iter().map(ExtentId).collect())),
+            3 => {
+                let numbers = fields.all_u64()?;
+                let (pairs, []) = numbers.as_chunks::<2>() else { return None };
+                Some(Self::Cut(pairs.iter().map(|[id, n]| (ExtentId(*id), *n)).collect()))
+            }
             _ => None,
         }
     }
@@ -121,6 +137,10 @@ impl Index {
         let (id, sealed, ns, start, class, base, n_shared, tokens) = match entry {
             Entry::Remove(ids) => {
                 ids.into_iter().for_each(|id| self.remove(id));
+                return Some(());
+            }
+            Entry::Cut(cuts) => {
+                cuts.into_iter().for_each(|(id, n_bytes)| self.cut(id, n_bytes));
                 return Some(());
             }
             Entry::Add { id, sealed, ns, start, class, base, n_shared, tokens } => {
@@ -146,6 +166,13 @@ impl Index {
         self.extent_bytes -= extent.sealed.n_bytes;
         self.entry_bytes -= extent.entry_bytes;
         self.n_tokens -= n_tokens - u64::from(extent.start);
+    }
+
+    fn cut(&mut self, id: ExtentId, n_bytes: u64) {
+        let Some(extent) = self.extents.get_mut(&id) else { return };
+        let n_gone = extent.sealed.n_bytes.saturating_sub(n_bytes);
+        extent.sealed.n_bytes -= n_gone;
+        self.extent_bytes -= n_gone;
     }
 
     /// What was recorded of an extent.
@@ -225,7 +252,7 @@ fn class_of(code: u8) -> Option<Class> {
 mod tests {
     use super::*;
 
-    const SEALED: Sealed = Sealed { n_bytes: 70, checksum: 9 };
+    const SEALED: Sealed = Sealed { n_bytes: 70, n_pieces: 1, checksum: 9 };
 
     fn add(index: &mut Index, id: u64, tokens: &[Token], start: usize) -> Option<usize> {
         let (tokens, ns, class) = (tokens.to_vec(), Ns(1), Class::TurnEnd);
@@ -245,9 +272,9 @@ mod tests {
         let n_bytes = (1..=50).map(|k| {
             add(&mut index, k, &tokens[..2_000 * k as usize], 2_000 * (k as usize - 1)).unwrap()
         });
-        assert_eq!(n_bytes.sum::<usize>(), 4 * 100_000 + 46 * 50);
+        assert_eq!(n_bytes.sum::<usize>(), 4 * 100_000 + 50 * 50);
         assert_eq!(index.n_tokens(), 100_000);
-        assert_eq!(index.entry_bytes(), 4 * 100_000 + 46 * 50);
+        assert_eq!(index.entry_bytes(), 4 * 100_000 + 50 * 50);
     }
 
     #[test]
@@ -256,9 +283,13 @@ mod tests {
         add(&mut index, 1, &[1, 2, 3], 0).unwrap();
         add(&mut index, 2, &[1, 2, 4, 5], 2).unwrap();
         index.apply(Entry::Remove(vec![ExtentId(1), ExtentId(8)]), 0).unwrap();
-        assert_eq!(add(&mut index, 3, &[1, 2, 3, 6], 3), Some(46 + 4));
+        assert_eq!(add(&mut index, 3, &[1, 2, 3, 6], 3), Some(50 + 4));
         assert_eq!(index.record(ExtentId(1)), None);
-        assert_eq!((index.n_extents(), index.extent_bytes(), index.n_tokens()), (2, 140, 3));
+        let cut = Entry::Cut(vec![(ExtentId(2), 60), (ExtentId(3), 90), (ExtentId(8), 1)]);
+        assert_eq!(Entry::parse(&cut.bytes()).as_ref(), Some(&cut));
+        index.apply(cut, 0).unwrap();
+        assert_eq!(index.sealed(ExtentId(2)), Some(Sealed { n_bytes: 60, ..SEALED }));
+        assert_eq!((index.n_extents(), index.extent_bytes(), index.n_tokens()), (2, 130, 3));
         assert_eq!(index.by_start(), [ExtentId(2), ExtentId(3)]);
     }
 
@@ -270,7 +301,7 @@ mod tests {
         assert_eq!(add(&mut index, 2, &[4], 2), None, "it starts behind its end");
         let entry = |base, n_shared, n_bytes| Entry::Add {
             id: ExtentId(7),
-            sealed: Sealed { n_bytes, checksum: 0 },
+            sealed: Sealed { n_bytes, n_pieces: 1, checksum: 0 },
             ns: Ns(0),
             start: 0,
             class: Class::System,
@@ -282,7 +313,7 @@ mod tests {
             assert_eq!(index.apply(bad, 1), None);
         }
         assert_eq!((index.n_extents(), index.extent_bytes(), index.n_tokens()), (1, 70, 3));
-        for bytes in [&[][..], &[3], &[1, 0], &[2, 0], &[1; 49], &[1, 6]] {
+        for bytes in [&[][..], &[4], &[1, 0], &[2, 0], &[1; 53], &[1, 6], &[3; 9]] {
             assert_eq!(Entry::parse(bytes), None, "{bytes:?}");
         }
         assert_eq!(Entry::parse(&[2]), Some(Entry::Remove(Vec::new())));

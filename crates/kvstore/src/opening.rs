@@ -28,6 +28,8 @@ pub struct Found {
     pub record: Record,
     /// Bytes of its file.
     pub n_bytes: u64,
+    /// Bytes of the pieces in it: what followed them is cut off.
+    pub piece_bytes: u64,
 }
 
 /// The extents that an opened store has, in the order in which `kvcache::Cache::adopt` wants them:
@@ -46,7 +48,8 @@ impl Iterator for FoundExtents {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         self.ids.find_map(|id| {
             let (record, sealed) = (index.record(id)?, index.sealed(id)?);
-            Some(Found { id, record, n_bytes: sealed.n_bytes })
+            let (n_bytes, piece_bytes) = (sealed.n_bytes, sealed.piece_bytes());
+            Some(Found { id, record, n_bytes, piece_bytes })
         })
     }
 
@@ -92,9 +95,9 @@ impl Store {
         let names = names.into_iter().collect::<BTreeMap<_, _>>();
         let is_known = claim(&*files, &names, fingerprint, &mut opening)?;
         let (log, mut index) = read_log(&*files, is_known, &names, fingerprint, &mut opening)?;
-        let is_whole = |id: &ExtentId| {
-            names.get(&extent::name(*id)).copied() == index.sealed(*id).map(|s| s.n_bytes)
-        };
+        let there = |id: &ExtentId| names.get(&extent::name(*id)).copied().unwrap_or(0);
+        let is_whole =
+            |id: &ExtentId| index.sealed(*id).is_some_and(|sealed| there(id) >= sealed.n_bytes);
         let lost = index.ids().filter(|id| !is_whole(id)).collect::<Vec<_>>();
         opening.n_lost = lost.len();
         index.apply(crate::index::Entry::Remove(lost.clone()), 0);
@@ -110,8 +113,16 @@ impl Store {
         // synced it.
         io(&*files, log::NAME, log.sync())?;
         io(&*files, "", files.sync())?;
+        // Only now: a file that is shorter than the log says is lost, and a longer one is as good.
+        for (id, sealed) in index.ids().filter_map(|id| Some((id, index.sealed(id)?))) {
+            if there(&id) > sealed.n_bytes {
+                let _ = extent::cut(&*files, id, sealed);
+            }
+        }
         let found = index.by_start().into_iter();
-        let writer = Writer { log, unlogged: lost, is_latched: false, rewrite_from_bytes: 0 };
+        let uncut = Vec::new();
+        let writer =
+            Writer { log, unlogged: lost, uncut, is_latched: false, rewrite_from_bytes: 0 };
         let made = (index, writer);
         let store = Self::new(files, fingerprint.hash(), quota_bytes, made, opening);
         {

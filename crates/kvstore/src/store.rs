@@ -18,6 +18,9 @@ use crate::folders::FolderLock;
 use crate::index::{Entry, Index};
 use crate::log::{self, Failed, Log};
 
+/// What cutting an extent gives, at least: the entry about it takes 16 bytes, and 13 with others.
+const MIN_CUT_BYTES: u64 = 64;
+
 /// Files that stay open, with their headers, because a restore reads piece by piece.
 const MAX_OPENED: usize = 16;
 
@@ -43,6 +46,8 @@ pub(crate) struct Writer {
     pub log: Log,
     /// Removed, and the log does not say so yet. No file may get the name of one of them before.
     pub unlogged: Vec<ExtentId>,
+    /// To be cut to this many bytes of pieces, when there is room in the log to say so.
+    pub uncut: Vec<(ExtentId, u64)>,
     pub is_latched: bool,
     /// Below this length a new log is not worth a try.
     pub rewrite_from_bytes: u64,
@@ -219,6 +224,20 @@ impl Store {
         Ok(())
     }
 
+    /// Cuts extents off after so many bytes of their pieces, where a piece ends. Those that are not
+    /// there or not as long are nothing to do.
+    ///
+    /// # Errors
+    /// They are cut when the index has room to say so, before the next write at the latest. After
+    /// an error of the index a crash may bring back what was cut, as part of a longer file.
+    pub fn cut(&self, cuts: &[(ExtentId, u64)]) -> Result<()> {
+        let mut writer = self.writer();
+        writer.uncut.extend(cuts);
+        self.log_removed(&mut writer)?;
+        self.rewrite_log(&mut writer);
+        Ok(())
+    }
+
     /// Totals as of now.
     pub fn stats(&self) -> Stats {
         let (index_bytes, is_latched) = {
@@ -271,7 +290,7 @@ impl Store {
         self.quota_bytes.saturating_sub(used_bytes)
     }
 
-    /// Tells the log of what was removed, if it does not know.
+    /// Tells the log of what was removed and is to be cut, if it does not know.
     pub(crate) fn log_removed(&self, writer: &mut Writer) -> Result<()> {
         if writer.is_latched {
             return Err(Error::Latched);
@@ -281,6 +300,29 @@ impl Store {
             self.append(writer, &entry.bytes())?;
             writer.unlogged.clear();
         }
+        self.cut_files(writer)
+    }
+
+    /// Cuts what is to be cut. Here the log is first: a file that is longer than it says is good,
+    /// and one that is shorter is lost.
+    fn cut_files(&self, writer: &mut Writer) -> Result<()> {
+        let shorter = |(id, piece_bytes): &(ExtentId, u64)| {
+            let sealed = self.read_index().sealed(*id)?;
+            let cut = sealed.cut(*piece_bytes);
+            (cut.n_bytes + MIN_CUT_BYTES <= sealed.n_bytes).then_some((*id, cut))
+        };
+        let cuts = writer.uncut.iter().filter_map(shorter).collect::<Vec<_>>();
+        if !cuts.is_empty() {
+            let entry = Entry::Cut(cuts.iter().map(|(id, cut)| (*id, cut.n_bytes)).collect());
+            self.append(writer, &entry.bytes())?;
+            self.change_index().apply(entry, 0);
+            self.lock_opened().retain(|opened| cuts.iter().all(|(id, _)| *id != opened.id));
+            for (id, cut) in cuts {
+                // What cannot be cut now is cut at the next start.
+                let _ = extent::cut(&*self.files, id, cut);
+            }
+        }
+        writer.uncut.clear();
         Ok(())
     }
 

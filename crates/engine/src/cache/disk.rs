@@ -55,9 +55,9 @@ impl Folder {
         (quota_bytes > 0).then(|| Self { root, label: disk.label.clone(), parts, quota_bytes })
     }
 
-    /// What the books may use: the files also have what is dead in them, and an index.
+    /// What the books may use: the files also have headers, and an index.
     pub fn budget_bytes(&self) -> u64 {
-        self.quota_bytes / 5 * 4
+        self.quota_bytes / 10 * 9
     }
 
     /// With what lies in a block and a state. Where answers must not depend on the cache by a bit
@@ -124,6 +124,7 @@ enum Job {
     Write { id: TransferId, extent: ExtentId, record: Record, pieces: Vec<Vec<u8>> },
     Read { transfer: Transfer },
     Remove { extents: Vec<ExtentId> },
+    Cut { extents: Vec<(ExtentId, u64)> },
 }
 
 /// What has ended.
@@ -203,6 +204,13 @@ impl Disk {
         }
     }
 
+    /// Cuts extents off after so many bytes of pieces.
+    pub fn cut(&mut self, extents: Vec<(ExtentId, u64)>) {
+        if let Some(jobs) = self.jobs.as_ref().filter(|_| !extents.is_empty()) {
+            let _ = jobs.send(Job::Cut { extents });
+        }
+    }
+
     fn send(&mut self, job: Job) {
         self.n_waiting += 1;
         let jobs = self.jobs.as_ref().expect("the thread has work until this goes");
@@ -253,6 +261,12 @@ fn do_job(store: &Store, job: Job) -> Option<Done> {
         Job::Remove { extents } => {
             if let Err(error) = store.remove(&extents) {
                 eprintln!("warning: deleting from the cache on disk: {error}");
+            }
+            None
+        }
+        Job::Cut { extents } => {
+            if let Err(error) = store.cut(&extents) {
+                eprintln!("warning: shortening the cache on disk: {error}");
             }
             None
         }

@@ -116,9 +116,8 @@ impl PrefixCache {
         }
         let mut books = Cache::new(pools.layout().clone(), budgets, measured.costs(), policies);
         let disk = opened.map(|(mut disk, found)| {
-            let is_useless =
-                |found: &kvstore::Found| !books.adopt(&found.record, found.id, 0).unwrap_or(false);
-            disk.remove(found.filter(is_useless).map(|found| found.id).collect());
+            let found = found.map(|found| (found.record, found.id, found.piece_bytes));
+            disk.remove(books.adopt_all(found, 0));
             disk
         });
         Ok(Self {

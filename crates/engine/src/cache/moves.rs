@@ -30,6 +30,8 @@ impl PrefixCache {
         }
         let transfers = self.books.next_copies(max_bytes, self.now());
         let is_any = !transfers.is_empty();
+        // What made room for them goes first.
+        self.clear_disk();
         for transfer in transfers {
             if transfer.to == Tier::Host {
                 self.begin_move(&transfer)?;
@@ -105,11 +107,18 @@ impl PrefixCache {
                 }
             }
         }
+        self.clear_disk();
+        Ok(is_any || self.is_moving())
+    }
+
+    /// Takes from the disk what the books have freed.
+    fn clear_disk(&mut self) {
         let dead = self.books.take_dead_extents();
+        let shortened = self.books.take_shortened_extents();
         if let Some(disk) = &mut self.disk {
             disk.remove(dead);
+            disk.cut(shortened);
         }
-        Ok(is_any || self.is_moving())
     }
 
     /// Writes bytes that came from elsewhere where they go on the device.

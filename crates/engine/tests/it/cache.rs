@@ -171,6 +171,38 @@ fn conversations_that_go_through_the_disk_are_those_without_a_cache() {
     }
 }
 
+#[test]
+fn files_stay_within_their_quota_and_no_write_is_refused() {
+    for model in models() {
+        let folder = tempfile::tempdir().unwrap();
+        let plenty = bytes_of_ten(model);
+        let mut settings =
+            CacheSettings { device_bytes: Some(plenty / 3), ..on_disk(folder.path()) };
+        let quota_bytes = 3 * plenty;
+        if let Some(disk) = &mut settings.disk {
+            disk.bytes = Some(quota_bytes);
+        }
+        let mut twice = Twice::new(model, settings.clone());
+        let mut rng = Rng(18);
+        for _ in 0..5 {
+            converse(&mut twice, &mut rng, 6);
+            let n_bytes =
+                files(folder.path()).values().map(|bytes| bytes.len() as u64).sum::<u64>();
+            assert!(n_bytes <= quota_bytes, "{model}: {n_bytes} of {quota_bytes}");
+            let stats = twice.engine.cache_stats();
+            assert!(stats.extent_bytes <= quota_bytes / 10 * 9, "{model}: {stats:?}");
+            assert_eq!(stats.n_transfers[1], 0, "{model}: {stats:?}");
+        }
+        let before = twice.engine.cache_stats();
+        assert!(before.tiers[2].n_evicted > 0, "{model}: {before:?}");
+        drop(twice);
+        // Nothing of what was in use is lost to the next process.
+        let after = Twice::new(model, settings).engine.cache_stats();
+        let bytes = |stats: &kvcache::Stats| stats.tiers[2].cached_bytes;
+        assert!(bytes(&after) >= bytes(&before), "{model}: {before:?} {after:?}");
+    }
+}
+
 /// The files in the folder of a model below another one, and what is in them.
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());

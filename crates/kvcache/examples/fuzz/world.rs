@@ -47,6 +47,8 @@ pub struct Outcome {
     pub n_state_copies: u64,
     pub n_restores: u64,
     pub n_lost: u64,
+    /// Extents cut off.
+    pub n_cut: u64,
     pub n_no_room: u64,
     pub n_captured: u64,
     pub n_capture_refused: u64,
@@ -61,6 +63,7 @@ impl Outcome {
         self.n_state_copies += o.n_state_copies;
         self.n_restores += o.n_restores;
         self.n_lost += o.n_lost;
+        self.n_cut += o.n_cut;
         self.n_no_room += o.n_no_room;
         self.n_captured += o.n_captured;
         self.n_capture_refused += o.n_capture_refused;
@@ -89,6 +92,8 @@ pub struct World {
     memory: [Memory; 2],
     /// Pieces of extents by their offset.
     disk: HashMap<ExtentId, HashMap<u64, Vec<u64>>>,
+    /// Bytes of the pieces in each extent's file.
+    files: HashMap<ExtentId, u64>,
     /// The index: what each extent that was written well has.
     pub index: Vec<(ExtentId, Record)>,
     pub live: Vec<Live>,
@@ -123,6 +128,7 @@ impl World {
             layout,
             memory: [memory(), memory()],
             disk: HashMap::new(),
+            files: HashMap::new(),
             index: Vec::new(),
             live: Vec::new(),
             flying: Vec::new(),
@@ -308,6 +314,11 @@ impl World {
                 _ => *self.rows(transfer.to, item.group, item.to) = rows,
             }
         }
+        if let Some(place) = transfer.items.first().and_then(|item| item.place)
+            && transfer.to == Tier::Disk
+        {
+            self.files.insert(place.extent, transfer.n_bytes);
+        }
         let ops = self.cache.finish(transfer.id, is_ok, self.now);
         // Only the sequence that waited has ops, and zero states are the same in its namespace.
         let seq = self.live.iter().find(|l| {
@@ -361,9 +372,12 @@ impl World {
             }
         }
         let record = Record { ns, tokens: tokens.to_vec(), start, class: Class::TurnEnd };
-        let is_adopted = self.cache.adopt(&record, extent, self.now).ok();
+        let is_adopted = self.cache.adopt(&record, extent, offset, self.now).ok();
+        self.cache.adopted(self.now);
         if is_adopted == Some(true) {
             self.disk.insert(extent, pieces);
+            self.files.insert(extent, offset);
+            self.index.push((extent, record));
             for at in 0..tokens.len() {
                 self.computed.insert(prefix_hash(ns, &tokens[..=at]));
             }
@@ -386,6 +400,10 @@ impl World {
     /// Another process finds the extents and the index, and nothing else.
     pub fn restart(&mut self) {
         self.note_stats();
+        let on_disk = self.on_disk();
+        // What a transfer pins may be of no use to others.
+        let is_settled =
+            self.flying.is_empty() && self.cache.stats().extent_bytes <= self.budgets[2];
         let policies = policies(self.budgets);
         self.cache = Cache::new(self.layout.clone(), Budgets(self.budgets), self.costs, policies);
         (self.live, self.flying) = (Vec::new(), Vec::new());
@@ -393,13 +411,44 @@ impl World {
         self.last = Stats::default();
         let mut index = std::mem::take(&mut self.index);
         index.sort_by_key(|(_, record)| record.start);
-        for (extent, record) in index {
-            if self.cache.adopt(&record, extent, self.now) == Ok(true) {
-                self.index.push((extent, record));
-            } else {
-                self.disk.remove(&extent);
-            }
+        self.files.retain(|extent, _| index.iter().any(|(id, _)| id == extent));
+        let found = index.iter().map(|(id, record)| (record.clone(), *id, self.files[id]));
+        let useless = self.cache.adopt_all(found, self.now);
+        index.retain(|(id, _)| !useless.contains(id));
+        self.index = index;
+        for extent in useless {
+            self.disk.remove(&extent);
+            self.files.remove(&extent);
         }
+        let found = self.on_disk();
+        let mut kept = on_disk.iter().map(|prefix| (prefix, found.contains(prefix)));
+        if is_settled {
+            let lost = kept.find(|(_, is_found)| !is_found);
+            assert_eq!(lost, None, "what was on disk is found by another process");
+        }
+    }
+
+    /// All prefixes whose rows lie on disk up to a node's end or as far as the node has them, and
+    /// whether a checkpoint stands there.
+    fn on_disk(&self) -> HashSet<(u64, bool)> {
+        let views = self.cache.tree(usize::MAX);
+        let mut hashes = Vec::<Vec<Token>>::new();
+        let mut found = HashSet::new();
+        for view in &views {
+            let mut path = view.parent.map_or_else(Vec::new, |parent| hashes[parent].clone());
+            path.extend(&view.tokens[..view.covered[2]]);
+            // A bare place is found where a node ends or not: only rows to it count.
+            let ends = 1..=view.covered[2];
+            for n in ends {
+                found.insert((prefix_hash(view.ns, &path[..view.from + n]), false));
+            }
+            if view.saved[2] {
+                found.insert((prefix_hash(view.ns, &path), true));
+            }
+            path.extend(&view.tokens[view.covered[2]..]);
+            hashes.push(path);
+        }
+        found
     }
 
     pub fn flush(&mut self, ns: Ns) {
@@ -423,12 +472,14 @@ impl World {
         self.has_lost = true;
         if self.flying.is_empty() {
             self.disk.remove(&extent);
+            self.files.remove(&extent);
             self.index.retain(|(id, _)| *id != extent);
             let dead = self.cache.take_dead_extents();
             // A process that ended may have left some that the index does not name.
             self.outcome.n_lost += u64::from(dead.contains(&extent));
             for extent in dead {
                 self.disk.remove(&extent);
+                self.files.remove(&extent);
                 self.index.retain(|(id, _)| *id != extent);
             }
         }
@@ -469,15 +520,34 @@ impl World {
     pub fn settle(&mut self) {
         for extent in self.cache.take_dead_extents() {
             self.disk.remove(&extent);
+            self.files.remove(&extent);
             self.index.retain(|(id, _)| *id != extent);
         }
+        for (extent, n_bytes) in self.cache.take_shortened_extents() {
+            self.outcome.n_cut += 1;
+            self.disk.entry(extent).or_default().retain(|offset, _| *offset < n_bytes);
+            self.files.entry(extent).and_modify(|n| *n = n_bytes.min(*n));
+        }
+        self.check_files();
         self.check_totals();
+    }
+
+    /// Files have the bytes that the cache counts, and no more than the budget.
+    fn check_files(&self) {
+        let to_come = self.flying.iter().filter(|t| t.to == Tier::Disk).map(|t| t.n_bytes);
+        let n_bytes = self.files.values().sum::<u64>() + to_come.sum::<u64>();
+        let stats = self.cache.stats();
+        assert_eq!(n_bytes, stats.extent_bytes, "files have the bytes that are counted");
+        let disk = stats.tiers[2];
+        assert!(n_bytes <= disk.budget_bytes || disk.live_bytes > 0, "{disk:?}");
     }
 
     fn check_totals(&mut self) {
         let (now, last) = (self.cache.stats(), self.last);
-        for (t, was) in now.tiers.iter().zip(&last.tiers) {
+        for (k, (t, was)) in now.tiers.iter().zip(&last.tiers).enumerate() {
             let used = t.live_bytes + t.cached_bytes;
+            assert!(k != 2 || used <= now.extent_bytes, "what is on disk lies in extents");
+            let used = if k == 2 { now.extent_bytes } else { used };
             assert!(used > t.budget_bytes || used + t.free_bytes == t.budget_bytes);
             assert!(t.n_evicted >= was.n_evicted && t.n_hit_tokens >= was.n_hit_tokens);
         }

@@ -108,6 +108,7 @@ fn random_worlds_read_only_what_was_computed() {
         sum.n_state_copies,
         sum.n_restores,
         sum.n_lost,
+        sum.n_cut,
         sum.n_no_room,
         sum.n_captured,
         sum.n_capture_refused,

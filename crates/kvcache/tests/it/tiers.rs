@@ -194,7 +194,7 @@ fn an_extent_without_its_beginning_or_with_nothing_new_is_not_adopted() {
         let long = text(1, 30);
         assert_eq!(world.adopt(NS, &long, 10), Some(false));
         assert_eq!(world.adopt(NS, &long[..13], 0), Some(true));
-        assert_eq!(world.adopt(NS, &long, 14), Some(false));
+        assert_eq!(world.adopt(NS, &long, 17), Some(false));
         assert_eq!(world.adopt(NS, &long, 10), Some(true));
         assert_eq!(world.adopt(NS, &long, 0), Some(false));
         world.cache.check();
@@ -208,7 +208,9 @@ fn a_disk_that_is_full_adopts_by_the_block_and_refuses_what_cannot_fit() {
     world.adopt(NS, &text(2, 8), 0);
     let found = [text(1, 20), text(2, 8)].map(|t| world.cache.find(NS, &t).matched);
     assert_eq!(found, [12, 8]);
-    assert_eq!(world.cache.stats().extent_bytes, 700, "two pieces are dead weight");
+    assert_eq!(world.cache.stats().extent_bytes, 500, "two pieces are cut off");
+    let shortened = world.cache.take_shortened_extents();
+    assert_eq!(shortened.iter().map(|(_, n_bytes)| *n_bytes).collect::<Vec<_>>(), [300]);
     assert_eq!(world.adopt(NS, &text(3, 24), 0), None);
     world.flush(NS);
     assert_eq!(world.cache.take_dead_extents().len(), 2);

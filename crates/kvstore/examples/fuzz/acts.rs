@@ -29,6 +29,11 @@ enum Act {
     Remove {
         ids: Vec<ExtentId>,
     },
+    /// Of an extent the first pieces are kept.
+    Cut {
+        id: ExtentId,
+        n_kept: usize,
+    },
     /// The next changes meet this fault; `None` takes it away.
     Fault(Option<(usize, Fault)>),
     /// The process ends, the machine goes on.
@@ -65,6 +70,8 @@ pub struct Outcome {
     pub n_lost: usize,
     pub n_rewritten: usize,
     pub n_read: usize,
+    pub n_cut_bytes: usize,
+    pub n_failed_cuts: usize,
 }
 
 impl Outcome {
@@ -85,10 +92,12 @@ impl Outcome {
         self.n_lost += o.n_lost;
         self.n_rewritten += o.n_rewritten;
         self.n_read += o.n_read;
+        self.n_cut_bytes += o.n_cut_bytes;
+        self.n_failed_cuts += o.n_failed_cuts;
     }
 
     /// The counts that a long enough run raises.
-    pub fn reached(&self) -> [usize; 17] {
+    pub fn reached(&self) -> [usize; 19] {
         let [found, gone] = self.n_maybe_found;
         [
             self.n_written,
@@ -108,6 +117,8 @@ impl Outcome {
             self.n_lost,
             self.n_rewritten,
             self.n_read,
+            self.n_cut_bytes,
+            self.n_failed_cuts,
         ]
     }
 }
@@ -206,7 +217,7 @@ impl World {
                 let ns = Ns(rng.below(3) as u64);
                 let n_pieces = rng.below(5);
                 let pieces = (0..n_pieces).map(|_| {
-                    let n = 1 + rng.below(40);
+                    let n = 1 + rng.below(90);
                     (0..n).map(|_| rng.next() as u8).collect()
                 });
                 let pieces = pieces.collect();
@@ -216,6 +227,10 @@ impl World {
                 let n = 1 + rng.below(3);
                 let ids = (0..n).filter_map(|_| any(rng, &self.there)).collect();
                 Act::Remove { ids }
+            }
+            66..72 if !self.there.is_empty() => {
+                let id = any(rng, &self.there).expect("there are some");
+                Act::Cut { id, n_kept: rng.below(self.there[&id].pieces.len() + 1) }
             }
             66..86 => {
                 let fault = match rng.below(6) {
@@ -237,6 +252,7 @@ impl World {
         match act {
             Act::Write { record, pieces } => self.write(Extent { record, pieces }),
             Act::Remove { ids } => self.remove(&ids),
+            Act::Cut { id, n_kept } => self.cut(id, n_kept),
             Act::Fault(fault) => self.files.fail_after(fault),
             Act::ReadAll => self.read_all(),
             Act::Restart | Act::Crash => {
@@ -314,6 +330,17 @@ impl World {
         }
     }
 
+    /// What is cut off is asked for no more; whether it is there after a crash, nobody says.
+    fn cut(&mut self, id: ExtentId, n_kept: usize) {
+        let Some(store) = &self.store else { return };
+        let extent = self.there.get_mut(&id).expect("it was chosen among those that are there");
+        extent.pieces.truncate(n_kept);
+        let bytes_of = |extent: &Extent| extent.pieces.iter().map(|p| p.len() as u64).sum::<u64>();
+        let n_before = store.stats().extent_bytes;
+        self.outcome.n_failed_cuts += usize::from(store.cut(&[(id, bytes_of(extent))]).is_err());
+        self.outcome.n_cut_bytes += (n_before - store.stats().extent_bytes) as usize;
+    }
+
     fn open(&mut self) {
         let (found, store) = loop {
             let files = Box::new(self.files.clone());
@@ -345,6 +372,8 @@ impl World {
             self.outcome.n_maybe_found[0] += usize::from(acknowledged.is_none());
             let extent = acknowledged.or(maybe).expect("what is found was written");
             assert_eq!(extent.record, found.record);
+            let piece_bytes = extent.pieces.iter().map(|p| p.len() as u64).sum::<u64>();
+            assert!(found.piece_bytes >= piece_bytes);
             there.insert(found.id, extent);
         }
         assert!(self.there.is_empty(), "what was acknowledged is found: {:?}", self.there);

@@ -86,11 +86,11 @@ fn a_list_says_what_there_is_and_who_uses_it() {
     let expected = FolderStats {
         folder: fingerprint().folder(),
         label: "org/name".into(),
-        fingerprint: "kvstore: 1\nweights: 0f1e\ndtype: bf16\n".into(),
+        fingerprint: "kvstore: 2\nweights: 0f1e\ndtype: bf16\n".into(),
         n_extents: 2,
         n_tokens: 4,
-        // Two extents; the index with 44, 12 + 46 + 12 and 12 + 46 + 4; the fingerprint.
-        n_bytes: 2 * 164 + 44 + 70 + 62 + 9 + 37,
+        // Two extents; the index with 44, 12 + 50 + 12 and 12 + 50 + 4; the fingerprint.
+        n_bytes: 2 * 164 + 44 + 74 + 66 + 9 + 37,
         last_used: first.last_used,
         is_in_use: false,
         problem: None,

@@ -52,12 +52,8 @@ impl Engine {
         let budgets = Budgets([1 << 20, 0, 1 << 20]);
         let mut cache = Cache::new(layout, budgets, costs, policies(Lru::new));
         let (store, found) = open(root).unwrap();
-        let mut useless = Vec::new();
-        for found in found {
-            if cache.adopt(&found.record, found.id, 1) != Ok(true) {
-                useless.push(found.id);
-            }
-        }
+        let found = found.map(|found| (found.record, found.id, found.piece_bytes));
+        let useless = cache.adopt_all(found, 1);
         store.remove(&useless).unwrap();
         let (kinds, memory) = (kinds.to_vec(), HashMap::new());
         Self { cache, kinds, memory, store, now: 1 }

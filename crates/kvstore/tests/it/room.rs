@@ -16,10 +16,10 @@ fn a_quota_bounds_files_and_index_and_what_goes_makes_room() {
     write(&store, 1, &[1], 0, &[piece(1, 0, 300)]).unwrap();
     write(&store, 2, &[2], 0, &[piece(2, 0, 300)]).unwrap();
     let stats = store.stats();
-    // Headers of 48 bytes and 16 a piece; 44 of the index and 12 + 46 + 4 an entry.
-    assert_eq!((stats.extent_bytes, stats.index_bytes), (2 * 364, 44 + 2 * 62));
+    // Headers of 48 bytes and 16 a piece; 44 of the index and 12 + 50 + 4 an entry.
+    assert_eq!((stats.extent_bytes, stats.index_bytes), (2 * 364, 44 + 2 * 66));
     match write(&store, 3, &[3], 0, &[piece(3, 0, 300)]) {
-        Err(Error::Full { wanted_bytes: 426, free_bytes: Some(104) }) => {}
+        Err(Error::Full { wanted_bytes: 430, free_bytes: Some(96) }) => {}
         other => panic!("{other:?}"),
     }
     store.remove(&[ExtentId(1)]).unwrap();
@@ -29,6 +29,32 @@ fn a_quota_bounds_files_and_index_and_what_goes_makes_room() {
     let (store, found) = open_in(files, 10);
     assert_eq!(found.len(), 2, "a smaller quota deletes nothing");
     assert!(matches!(write(&store, 4, &[4], 0, &[vec![1]]), Err(Error::Full { .. })));
+}
+
+#[test]
+fn what_is_cut_off_an_extent_makes_room_and_stays_off() {
+    let files = Forgetful::new(1);
+    let (store, _) = open_in(files.clone(), 1_000);
+    let pieces = [0, 1, 2].map(|k| piece(1, k, 100));
+    write(&store, 1, &[1, 2, 3], 0, &pieces).unwrap();
+    let whole_bytes = 48 + 3 * 16 + 300;
+    assert_eq!(store.stats().extent_bytes, whole_bytes);
+    assert!(matches!(write(&store, 2, &[2], 0, &[vec![1; 500]]), Err(Error::Full { .. })));
+    // Not at all, and less than an entry about it takes.
+    store.cut(&[(ExtentId(1), 300), (ExtentId(1), 280), (ExtentId(7), 0)]).unwrap();
+    assert_eq!(store.stats().extent_bytes, whole_bytes);
+    store.cut(&[(ExtentId(1), 100)]).unwrap();
+    assert_eq!(store.stats().extent_bytes, whole_bytes - 200);
+    write(&store, 2, &[2], 0, &[vec![1; 300]]).unwrap();
+    drop(store);
+    files.crash();
+    let (store, found) = open_in(files.clone(), 1_000);
+    let kept = found.iter().map(|f| (f.id.0, f.piece_bytes)).collect::<Vec<_>>();
+    assert_eq!(kept, [(2, 300), (1, 100)]);
+    assert_eq!(read(&store, place(1, 0, 100)).unwrap(), pieces[0]);
+    assert!(matches!(read(&store, place(1, 100, 100)), Err(Error::Invalid { .. })));
+    let (_, n_bytes) = &files.names().unwrap()[0];
+    assert_eq!(*n_bytes, whole_bytes - 200);
 }
 
 #[test]
@@ -98,8 +124,8 @@ fn an_index_of_which_most_is_dead_is_written_anew() {
         }
         longest = longest.max(store.stats().index_bytes);
     }
-    // An entry has 12 + 46 + 160 bytes.
-    assert!(longest < 2 * 4 * 218 + 4_096 + 500, "{longest}");
+    // An entry has 12 + 50 + 160 bytes.
+    assert!(longest < 2 * 4 * 222 + 4_096 + 500, "{longest}");
     drop(store);
     let (store, found) = open_in(files, PLENTY);
     assert_eq!(found.iter().map(|f| f.id.0).collect::<Vec<_>>(), [497, 498, 499]);
@@ -116,7 +142,7 @@ fn fifty_checkpoints_of_a_conversation_take_its_tokens_once() {
         write(&store, k, &tokens[..2_000 * k as usize], 2_000 * (k as usize - 1), &[vec![1]])
             .unwrap();
     }
-    assert_eq!(store.stats().index_bytes, 44 + 50 * (12 + 46) + 4 * 100_000);
+    assert_eq!(store.stats().index_bytes, 44 + 50 * (12 + 50) + 4 * 100_000);
     assert_eq!(store.stats().n_tokens, 100_000);
     drop(store);
     let (_, found) = open_in(files, PLENTY);
