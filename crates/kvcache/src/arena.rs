@@ -68,6 +68,10 @@ impl<T> Arena<T> {
         self.slots.len() - self.free.len()
     }
 
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|(_, place)| place.as_mut())
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
         self.slots.iter().enumerate().filter_map(|(slot, (generation, place))| {
             let handle = Handle { slot: slot as u32, generation: *generation };

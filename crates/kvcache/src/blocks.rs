@@ -4,6 +4,11 @@
 //! transfers, and the nodes of pinned paths. Live > 0 means that it cannot be freed; held alone
 //! means cached, and all that is cached can be freed by evicting. So `cached_bytes` is exactly what
 //! eviction can give, and a question for room is answered before anything changes.
+//!
+//! The lowest id that is free is handed out first, so that an owner whose memory lies by id needs
+//! little more of it than is in use.
+
+use std::collections::BTreeSet;
 
 use crate::extents::Extents;
 use crate::layout::{Layout, N_TIERS, Tier};
@@ -28,7 +33,7 @@ pub(crate) struct Block {
 pub(crate) struct Pool {
     pub bytes: u64,
     pub blocks: Vec<Block>,
-    pub free: Vec<BlockId>,
+    pub free: BTreeSet<BlockId>,
     pub n_live: u64,
     pub n_cached: u64,
 }
@@ -36,13 +41,33 @@ pub(crate) struct Pool {
 impl Pool {
     /// A block that its caller has alive; room was asked for before.
     pub fn alloc(&mut self) -> BlockId {
-        let id = self.free.pop().unwrap_or_else(|| {
+        let id = self.free.pop_first().unwrap_or_else(|| {
             self.blocks.push(Block::default());
             BlockId(u32::try_from(self.blocks.len() - 1).expect("a budget bounds the blocks"))
         });
         self.blocks[id.0 as usize] = Block { n_live: 1, ..Block::default() };
         self.n_live += 1;
         id
+    }
+
+    pub fn is_in_use(&self, id: BlockId) -> bool {
+        self.blocks.get(id.0 as usize).is_some_and(|block| block.n_held + block.n_live > 0)
+    }
+
+    /// What `from` was is `to` from now on, which is free.
+    pub fn rename(&mut self, from: BlockId, to: BlockId) {
+        assert!(self.free.remove(&to), "a block moves to where there is none");
+        *self.get_mut(to) = std::mem::take(self.get_mut(from));
+        self.free.insert(from);
+    }
+
+    /// Forgets ids behind the last one that is in use.
+    pub fn shorten(&mut self) {
+        while let Some(last) = self.blocks.len().checked_sub(1)
+            && self.free.remove(&BlockId(last as u32))
+        {
+            self.blocks.pop();
+        }
     }
 
     pub fn get(&self, id: BlockId) -> &Block {
@@ -76,7 +101,7 @@ impl Pool {
         let is_free = block.n_held + block.n_live == 0;
         if is_free {
             self.n_cached -= 1;
-            self.free.push(id);
+            self.free.insert(id);
         }
         is_free
     }
@@ -91,7 +116,7 @@ impl Pool {
         let is_free = block.n_held == 0;
         self.n_live -= 1;
         if is_free {
-            self.free.push(id);
+            self.free.insert(id);
         } else {
             self.n_cached += 1;
         }
@@ -127,8 +152,13 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub fn new(layout: &Layout, budgets: [u64; N_TIERS]) -> Self {
-        let pool =
-            |bytes| Pool { bytes, blocks: Vec::new(), free: Vec::new(), n_live: 0, n_cached: 0 };
+        let pool = |bytes| Pool {
+            bytes,
+            blocks: Vec::new(),
+            free: BTreeSet::new(),
+            n_live: 0,
+            n_cached: 0,
+        };
         let pools = || layout.groups.iter().map(|g| pool(g.bytes)).collect();
         let stores = budgets.map(|budget| Store { budget, pools: pools() });
         Self { stores, extents: Extents::default() }

@@ -201,8 +201,8 @@ impl Cache {
                 assert_eq!((pool.n_live, pool.n_cached), (n_live, n_cached), "I6: totals");
                 let n_ids = pool.free.len() as u64 + n_live + n_cached;
                 assert_eq!(n_ids, pool.blocks.len() as u64, "I6: free and used ids are all ids");
-                let n_free = pool.free.iter().collect::<BTreeSet<_>>().len();
-                assert_eq!(n_free, pool.free.len(), "I6: an id is free once");
+                let is_free = |id: &BlockId| !pool.is_in_use(*id);
+                assert!(pool.free.iter().all(is_free), "I6: what is free is not in use");
             }
             let (live, taken) = (store.live_bytes(), self.blocks.taken_bytes(tier));
             assert!(live + store.cached_bytes() <= taken, "I6: what is in use is taken");

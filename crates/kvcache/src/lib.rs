@@ -45,6 +45,7 @@ mod extents;
 mod inspect;
 mod layout;
 mod lost;
+mod pack;
 mod plan;
 mod reason;
 mod residency;

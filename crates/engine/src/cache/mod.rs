@@ -11,6 +11,7 @@ mod inspect;
 mod moves;
 mod paging;
 mod pools;
+mod room;
 mod states;
 mod tiers;
 
@@ -19,8 +20,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use kvcache::{
-    Begun, BlockTable, Budgets, Cache, Capture, Class, Kind, Match, NoRoom, Ns, Op, Policy,
-    Position, SeqId, Tier, Transfer, TransferId,
+    Begun, BlockId, BlockTable, Budgets, Cache, Capture, Class, Kind, Match, NoRoom, Ns, Op,
+    Policy, Position, SeqId, Tier, Transfer, TransferId,
 };
 use mlx::{Array, Backend, Device};
 use models::{Blocks, Loaded, Step};
@@ -215,6 +216,8 @@ impl PrefixCache {
     }
 
     fn obey(&mut self, ops: Vec<Op>) -> Result<()> {
+        let ids = ops.iter().flat_map(room::ids_of).collect::<Vec<_>>();
+        self.make_way(&ids)?;
         for op in &ops {
             let Op::Restore(transfer) = op else { continue };
             transfer.items.iter().try_for_each(|item| self.fit(item.group, item.to.0))?;
@@ -266,32 +269,6 @@ impl PrefixCache {
         self.obey(ops)
     }
 
-    /// Makes room for a block or slot. Pools grow when they are used, not before, so that this may
-    /// find less memory than there was when the budget was set: the budget follows.
-    fn fit(&mut self, group: usize, id: u32) -> Result<()> {
-        let wanted = self.pools.growth_bytes(group, id);
-        let available = match wanted {
-            0 => None,
-            _ => crate::memory::available_bytes()?,
-        };
-        if let Some(available) = available.filter(|available| *available < wanted) {
-            let device = self.books.stats().tiers[0];
-            let used = device.live_bytes + device.cached_bytes;
-            self.books.resize(Tier::Device, used.min(device.budget_bytes), self.now());
-            return Err(Error::world(format!(
-                "keys and values need {} MiB more of memory, but only {} MiB are free: try again \
-                 later, or send a shorter prompt",
-                wanted >> 20,
-                available >> 20
-            )));
-        }
-        if wanted > 0 {
-            // Growing replaces the arrays.
-            self.tiers.wait()?;
-        }
-        self.pools.fit(group, id)
-    }
-
     /// Makes room for the next tokens of a sequence, for all or for none.
     ///
     /// # Errors
@@ -308,14 +285,17 @@ impl PrefixCache {
             ))
             .because(&no_room));
         }
-        for group in 0..self.pools.layout().groups().len() {
-            let table = self.books.block_table(seq, group);
-            let last = table.and_then(|table| table.blocks.iter().max().copied());
-            if let Some(last) = last {
-                self.fit(group, last.0)?;
-            }
-        }
-        Ok(())
+        // Making way may give blocks other ids.
+        self.make_way(&self.last_ids(seq))?;
+        let last = self.last_ids(seq);
+        last.into_iter().try_for_each(|(group, id)| self.fit(group, id.0))
+    }
+
+    /// The highest id of each of a sequence's tables.
+    fn last_ids(&self, seq: SeqId) -> Vec<(usize, BlockId)> {
+        let groups = 0..self.pools.layout().groups().len();
+        let last = |group| self.books.block_table(seq, group)?.blocks.iter().max().copied();
+        groups.filter_map(|group| Some((group, last(group)?))).collect()
     }
 
     /// Bytes that become live when a sequence comes to `n_tokens` tokens, beyond those that are. Of
@@ -570,6 +550,7 @@ impl PrefixCache {
 
     fn capture_states(&mut self, seq: SeqId, class: Class, states: Option<&States>) -> Result<()> {
         let Some(slots) = self.books.capture(seq, class, self.now()) else { return Ok(()) };
+        self.make_way(&slots)?;
         for (group, to) in slots {
             self.fit(group, to.0)?;
             let states = match (states, self.slot_of(seq)) {

@@ -3,15 +3,16 @@
 //! whose is `kvcache`'s to say; here they are arrays.
 //!
 //! Pools grow as their blocks come into use, by half or more at a time, a buffer after another, and
-//! not ahead of need beyond the device's budget. On CUDA, where growing stalls everybody for as
-//! long as the driver maps memory, they begin with a good part of the budget. The last block of a
-//! pool belongs to nobody: what is written nowhere may land there. States are handles of arrays
-//! that nothing changes in place, so that copying one copies no bytes.
+//! all together not ahead of need beyond the device's budget and a step; `room.rs` has them cut. On
+//! CUDA, where growing stalls everybody for as long as the driver maps memory, they begin with a
+//! good part of the budget. The last block of a pool belongs to nobody: what is written nowhere may
+//! land there. States are handles of arrays that nothing changes in place, so that copying one
+//! copies no bytes.
 
 use std::rc::Rc;
 
 use kernels::blocks::{self, Changed};
-use kvcache::{Group, Kind, Layout};
+use kvcache::{BlockId, Group, Kind, Layout};
 use mlx::{Array, Backend, Device, Dtype};
 use models::{KvState, LayerState, Memory, RecurrentState};
 
@@ -44,8 +45,10 @@ pub(crate) struct Pools {
     n_blocks: Vec<usize>,
     /// For each group the states of every slot, in the order of its layers.
     slots: Vec<Vec<Held>>,
-    /// Pools do not grow beyond it ahead of need.
+    /// What they were made for.
     budget_bytes: u64,
+    /// All together do not grow beyond it ahead of need.
+    most_bytes: u64,
 }
 
 impl Pools {
@@ -87,6 +90,7 @@ impl Pools {
             n_blocks: Vec::new(),
             slots: vec![Vec::new(); n_groups],
             budget_bytes,
+            most_bytes: budget_bytes,
         };
         pools.clear();
         Some(pools)
@@ -136,6 +140,78 @@ impl Pools {
         }
     }
 
+    /// Pools together do not grow beyond this ahead of need.
+    pub fn limit(&mut self, most_bytes: u64) {
+        self.most_bytes = most_bytes;
+    }
+
+    /// Bytes of pools and states.
+    pub fn held_bytes(&self) -> u64 {
+        let pools = self.layout.groups().iter().zip(&self.n_blocks);
+        pools.map(|(group, n)| *n as u64 * group.bytes).sum::<u64>() + self.state_bytes()
+    }
+
+    /// Bytes of states in slots.
+    pub fn state_bytes(&self) -> u64 {
+        let slots = self.layout.groups().iter().zip(&self.slots);
+        let n_held = |slots: &[Held]| slots.iter().filter(|held| !held.is_empty()).count() as u64;
+        slots.map(|(group, slots)| n_held(slots) * group.bytes).sum()
+    }
+
+    /// Bytes of those of these states whose slots have none yet.
+    pub fn missing_states(&self, ids: &[(usize, BlockId)]) -> u64 {
+        let groups = self.layout.groups();
+        let of_states = ids.iter().filter(|(group, _)| groups[*group].kind == Kind::Recurrent);
+        let is_missing = |(group, id): &&(usize, BlockId)| {
+            self.slots[*group].get(id.0 as usize).is_none_or(Held::is_empty)
+        };
+        of_states.filter(is_missing).map(|(group, _)| groups[*group].bytes).sum()
+    }
+
+    /// Bytes without which there is no room for these blocks and states.
+    pub fn missing_bytes(&self, ids: &[(usize, BlockId)]) -> u64 {
+        let groups = self.layout.groups().iter().enumerate();
+        let of_blocks = groups.filter(|(_, of)| of.kind != Kind::Recurrent).map(|(group, of)| {
+            let last = ids.iter().filter(|(g, _)| *g == group).map(|(_, id)| id.0).max();
+            let needed = last.map_or(0, |last| last as usize + 2);
+            needed.saturating_sub(self.n_blocks[group]) as u64 * of.bytes
+        });
+        of_blocks.sum::<u64>() + self.missing_states(ids)
+    }
+
+    /// Lets go of the states of all slots but those that `is_kept` names.
+    pub fn keep_slots(&mut self, is_kept: impl Fn(usize, u32) -> bool) {
+        for (group, slots) in self.slots.iter_mut().enumerate() {
+            for (slot, held) in (0..).zip(slots) {
+                if !is_kept(group, slot) {
+                    *held = Held::default();
+                }
+            }
+        }
+    }
+
+    /// Leaves a group's pools no more than `n` blocks.
+    ///
+    /// # Errors
+    /// Memory is short; pools that were cut already are smaller than others then.
+    pub fn cut(&mut self, group: usize, n: usize) -> Result<()> {
+        if n >= self.n_blocks[group] {
+            return Ok(());
+        }
+        // From here on nobody takes there to be more.
+        self.n_blocks[group] = n;
+        for (layer, state) in self.layers.iter().zip(&mut self.states) {
+            let LayerState::Kv(kv) = state else { continue };
+            for pool in kv.buffers.iter_mut().filter(|_| layer.group == group) {
+                // A copy, or the rest would be kept.
+                let rest = pool.slice_axis(0, 0..n as i32)?.contiguous()?;
+                rest.eval()?;
+                *pool = rest;
+            }
+        }
+        Ok(())
+    }
+
     /// Blocks that a group has when it can hold `id`.
     fn grown(&self, group: usize, id: u32) -> usize {
         let (needed, n) = (id as usize + 2, self.n_blocks[group]);
@@ -143,7 +219,9 @@ impl Pools {
             return n;
         }
         let (budget, layout) = (self.budget_bytes, &self.layout);
-        let most = budget / layout.groups()[group].bytes;
+        let bytes = layout.groups()[group].bytes;
+        let others = self.held_bytes() - n as u64 * bytes;
+        let most = self.most_bytes.saturating_sub(others) / bytes;
         let all_bytes = layout.groups().iter().map(|group| group.bytes).sum::<u64>();
         let first = match Device::current_backend() {
             Backend::Cuda => (budget / FIRST_SHARE / all_bytes) as usize,
@@ -268,6 +346,14 @@ impl Pools {
 
     /// Copies a block.
     pub fn copy_block(&mut self, group: usize, from: u32, to: u32) -> Result<()> {
+        self.copy_blocks(group, &[from], &[to])
+    }
+
+    /// Copies blocks, none of which is in both lists.
+    pub fn copy_blocks(&mut self, group: usize, from: &[u32], to: &[u32]) -> Result<()> {
+        if from.is_empty() {
+            return Ok(());
+        }
         self.change(group, |pools| Ok(blocks::copy(pools, from, to)?))
     }
 

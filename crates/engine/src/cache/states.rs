@@ -30,6 +30,11 @@ impl Default for Held {
 }
 
 impl Held {
+    /// Whether there is no array in it.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Own(states) if states.is_empty())
+    }
+
     /// The states apart from those of other rows. They are being computed when this returns.
     pub fn own(&self) -> Result<States> {
         let (of, row) = match self {

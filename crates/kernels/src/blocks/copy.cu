@@ -1,17 +1,17 @@
-// A block of many pools over another of the same pool, which is written in place although it is an
+// Blocks of many pools over others of the same pool, which is written in place although it is an
 // input.
 
 namespace offshoot {
 
-// pools [n] of [N, sizes[n]], ids [2]: from and to, done [1].
+// pools [n] of [N, sizes[n]]; ids: from [k], to [k]; done [1]. No block is in both lists.
 template <typename T>
-__device__ void copy_blocks(
-    T* const* pools, const int* sizes, const int* ids, unsigned* done) {
+__device__ void copy_blocks(T* const* pools, const int* sizes, const int* ids, unsigned* done) {
   T* pool = pools[blockIdx.y];
   const long size = sizes[blockIdx.y];
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < size) pool[ids[1] * size + i] = pool[ids[0] * size + i];
-  if (i == 0 && blockIdx.y == 0) *done = 1;
+  const long from = ids[blockIdx.z], to = ids[gridDim.z + blockIdx.z];
+  if (i < size) pool[to * size + i] = pool[from * size + i];
+  if (i == 0 && blockIdx.y == 0 && blockIdx.z == 0) *done = 1;
 }
 
 }  // namespace offshoot

@@ -15,11 +15,14 @@ pub(super) fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Array> {
     })
 }
 
-pub(super) fn copy(pool: Array, from: u32, to: u32) -> Result<Array> {
+pub(super) fn copy(pool: Array, from: &[u32], to: &[u32]) -> Result<Array> {
     let block_bytes = pool.n_bytes() / pool.dim(0) as usize;
-    let [from, to] = [from, to].map(|id| id as usize * block_bytes);
+    let pairs = from.iter().copied().zip(to.iter().copied()).collect::<Vec<_>>();
     CpuKernel::update(pool, &[], move |_, pool| {
-        pool.bytes_mut().copy_within(from..from + block_bytes, to);
+        for (from, to) in &pairs {
+            let [from, to] = [from, to].map(|id| *id as usize * block_bytes);
+            pool.bytes_mut().copy_within(from..from + block_bytes, to);
+        }
         Ok(())
     })
 }

@@ -30,10 +30,11 @@ pub(super) fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Changed>
     Ok(Changed { pool, done })
 }
 
-pub(super) fn copy(pools: Vec<Array>, from: u32, to: u32) -> Result<Vec<Changed>> {
+pub(super) fn copy(pools: Vec<Array>, from: &[u32], to: &[u32]) -> Result<Vec<Changed>> {
     let n = pools.len();
     let sizes = pools.iter().map(block_size);
-    let plan = sizes.clone().chain([from as i32, to as i32]).collect::<Vec<_>>();
+    let ids = from.iter().chain(to).map(|id| *id as i32);
+    let plan = sizes.clone().chain(ids).collect::<Vec<_>>();
     let plan = Array::staged(&plan, &[plan.len() as i32])?;
     let names = (0..n).map(|i| format!("pool{i}_")).collect::<Vec<_>>();
     let named = names.iter().map(String::as_str).zip(&pools).chain([("plan", &plan)]);
@@ -56,7 +57,7 @@ pub(super) fn copy(pools: Vec<Array>, from: u32, to: u32) -> Result<Vec<Changed>
     let most = sizes.max().unwrap_or(0);
     let made = kernel.launch(&Launch {
         outputs: &[(&[1], Dtype::U32)],
-        grid: [(most + THREADS - 1) / THREADS * THREADS, n as i32, 1],
+        grid: [(most + THREADS - 1) / THREADS * THREADS, n as i32, from.len() as i32],
         group: [THREADS, 1, 1],
         ints: &[],
         dtypes: &[("T", pools[0].dtype())],

@@ -56,12 +56,13 @@ pub fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Changed> {
     }
 }
 
-/// Each of `pools`, which may differ in everything but their dtype, with a copy of block `from` as
-/// block `to`. In place as in [`write`]; on CUDA one launch for all.
+/// Each of `pools`, which may differ in everything but their dtype, with copies of the blocks
+/// `from` as the blocks `to`, one for each, none of which is in both lists or twice in `to`. In
+/// place as in [`write`]; on CUDA one launch for all.
 ///
 /// # Errors
-/// There is no such block, both are one, dtypes differ, or there are no pools.
-pub fn copy(pools: Vec<Array>, from: u32, to: u32) -> Result<Vec<Changed>> {
+/// There is no such block, or one is named twice; dtypes differ, or there are no pools.
+pub fn copy(pools: Vec<Array>, from: &[u32], to: &[u32]) -> Result<Vec<Changed>> {
     if pools.is_empty() {
         return Err(refused(OP, &[], "there are no blocks to move".to_owned()));
     }
@@ -84,10 +85,10 @@ fn each(pools: Vec<Array>, change: impl Fn(Array) -> Result<Array>) -> Result<Ve
 ///
 /// # Errors
 /// Those of [`copy`].
-pub fn copy_reference(pool: Array, from: u32, to: u32) -> Result<Array> {
+pub fn copy_reference(pool: Array, from: &[u32], to: &[u32]) -> Result<Array> {
     check_copy(&pool, from, to)?;
-    let block = read(&pool, &[from])?;
-    write_reference(pool, &block, &[to])
+    let blocks = read(&pool, from)?;
+    write_reference(pool, &blocks, to)
 }
 
 /// The same in MLX's operations.
@@ -134,9 +135,15 @@ fn check_write(pool: &Array, blocks: &Array, ids: &[u32]) -> Result<()> {
     check_once(pool, ids)
 }
 
-fn check_copy(pool: &Array, from: u32, to: u32) -> Result<()> {
-    check(pool, &[from, to])?;
-    check_once(pool, &[from, to])
+fn check_copy(pool: &Array, from: &[u32], to: &[u32]) -> Result<()> {
+    check(pool, from)?;
+    check(pool, to)?;
+    if from.len() != to.len() {
+        let text = format!("{} blocks cannot go to {} places", from.len(), to.len());
+        return Err(refused(OP, &[pool], text));
+    }
+    let apart = from.iter().copied().collect::<std::collections::BTreeSet<_>>();
+    check_once(pool, &apart.into_iter().chain(to.iter().copied()).collect::<Vec<_>>())
 }
 
 fn check_once(pool: &Array, ids: &[u32]) -> Result<()> {

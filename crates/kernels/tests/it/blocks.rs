@@ -18,7 +18,7 @@ fn written(changed: mlx::Result<blocks::Changed>) -> Array {
 }
 
 #[test]
-fn a_copied_block_is_twice_in_every_pool_and_all_others_are_as_they_were() {
+fn copied_blocks_are_twice_in_every_pool_and_all_others_are_as_they_were() {
     let _device = device();
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
         let mut values = Values(4);
@@ -27,13 +27,18 @@ fn a_copied_block_is_twice_in_every_pool_and_all_others_are_as_they_were() {
             pool.eval().unwrap();
             pool
         });
+        let (from, to) = ([6, 1, 6], [0, 5, 3]);
         let wanted = pools.each_ref().map(|pool| {
             let (mut list, size) = (numbers(pool), pool.n_elements() / pool.dim(0) as usize);
-            list.copy_within(6 * size..7 * size, 2 * size);
-            assert_eq!(numbers(&blocks::copy_reference(pool.clone(), 6, 2).unwrap()), list);
+            for (from, to) in from.into_iter().zip(to) {
+                let [from, to] = [from, to].map(|id| id as usize * size);
+                list.copy_within(from..from + size, to);
+            }
+            assert_eq!(numbers(&blocks::copy_reference(pool.clone(), &from, &to).unwrap()), list);
             list
         });
-        let found = blocks::copy(pools.into(), 6, 2).unwrap().into_iter().map(|c| written(Ok(c)));
+        let found = blocks::copy(pools.into(), &from, &to).unwrap();
+        let found = found.into_iter().map(|changed| written(Ok(changed)));
         assert_eq!(found.map(|pool| numbers(&pool)).collect::<Vec<_>>(), wanted, "{dtype}");
     }
 }
@@ -142,7 +147,9 @@ fn blocks_that_are_none_or_do_not_fit_are_refused() {
     let new = |n, dtype| Array::zeros(&[n, 4, 3, 5], dtype).unwrap();
     let f32 = Dtype::F32;
     let write = |new: &Array, ids: &[u32]| blocks::write(pool(), new, ids).map(|c| c.pool);
-    let copy = |from, to| blocks::copy(vec![pool()], from, to).map(|mut c| c.remove(0).pool);
+    let copy = |from: &[u32], to: &[u32]| {
+        blocks::copy(vec![pool()], from, to).map(|mut changed| changed.remove(0).pool)
+    };
     let other = || Array::zeros(&[7, 4, 3, 5], Dtype::Bf16).unwrap();
     for (found, reason) in [
         (blocks::read(&pool(), &[3, 7]), "block 7 is none of 7"),
@@ -151,10 +158,12 @@ fn blocks_that_are_none_or_do_not_fit_are_refused() {
         (write(&new(2, f32), &[3, 3]), "block 3 is named twice"),
         (write(&new(1, f32), &[3, 4]), "must have shape [2, 4, 3, 5]"),
         (write(&new(1, Dtype::Bf16), &[3]), "must be f32"),
-        (copy(7, 0), "block 7 is none of 7"),
-        (copy(0, 7), "block 7 is none of 7"),
-        (copy(1, 1), "block 1 is named twice"),
-        (blocks::copy(vec![pool(), other()], 1, 2).map(|_| pool()), "must be f32"),
+        (copy(&[7], &[0]), "block 7 is none of 7"),
+        (copy(&[0], &[7]), "block 7 is none of 7"),
+        (copy(&[1, 2], &[0]), "2 blocks cannot go to 1 places"),
+        (copy(&[1, 2], &[0, 0]), "block 0 is named twice"),
+        (copy(&[1, 2], &[3, 1]), "block 1 is named twice"),
+        (blocks::copy(vec![pool(), other()], &[1], &[2]).map(|_| pool()), "must be f32"),
     ] {
         let message = found.unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");

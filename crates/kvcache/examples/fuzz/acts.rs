@@ -19,6 +19,7 @@ pub enum Act {
     Adopt { ns: Ns, tokens: Vec<Token>, start: usize },
     Find { ns: Ns, prompt: Vec<Token> },
     Restart,
+    Pack { group: usize },
 }
 
 impl World {
@@ -81,6 +82,7 @@ impl World {
                 self.adopt(ns, &tokens, start);
             }
             Act::Restart => self.restart(),
+            Act::Pack { group } => self.pack(group),
             Act::Find { ns, prompt } => self.check_found(ns, &prompt),
         }
         self.settle();
@@ -125,6 +127,7 @@ impl World {
                 Act::Resize { tier, bytes: if full == 0 { 0 } else { bytes } }
             }
             96 if rng.one_in(20) => Act::Restart,
+            96 if rng.one_in(2) => Act::Pack { group: rng.below(self.layout.groups().len()) },
             93 if rng.one_in(5) => Act::Flush { ns: Ns(rng.below(3) as u64) },
             97 if rng.one_in(2) => Act::Lose { nth: rng.below(1 << 16) },
             94..96 if self.budgets[2] > 0 => {

@@ -2,6 +2,7 @@
 //! argument prints every act of the first world.
 
 mod acts;
+mod moves;
 mod world;
 
 use std::panic::catch_unwind;

@@ -49,6 +49,7 @@ pub struct Outcome {
     pub n_lost: u64,
     /// Extents cut off.
     pub n_cut: u64,
+    pub n_moved: u64,
     pub n_no_room: u64,
     pub n_captured: u64,
     pub n_capture_refused: u64,
@@ -64,6 +65,7 @@ impl Outcome {
         self.n_restores += o.n_restores;
         self.n_lost += o.n_lost;
         self.n_cut += o.n_cut;
+        self.n_moved += o.n_moved;
         self.n_no_room += o.n_no_room;
         self.n_captured += o.n_captured;
         self.n_capture_refused += o.n_capture_refused;
@@ -72,7 +74,7 @@ impl Outcome {
     }
 }
 
-const POISON: u64 = 0xdead;
+pub const POISON: u64 = 0xdead;
 
 /// A sequence as its engine sees it.
 pub struct Live {
@@ -143,11 +145,11 @@ impl World {
         }
     }
 
-    fn n_rows(&self) -> usize {
+    pub fn n_rows(&self) -> usize {
         self.layout.block_tokens()
     }
 
-    fn rows(&mut self, tier: Tier, group: usize, id: BlockId) -> &mut Vec<u64> {
+    pub fn rows(&mut self, tier: Tier, group: usize, id: BlockId) -> &mut Vec<u64> {
         let n = self.n_rows();
         self.memory[tier as usize][group].entry(id).or_insert_with(|| vec![POISON; n])
     }
@@ -174,7 +176,7 @@ impl World {
         }
     }
 
-    fn copy(&mut self, a: Tier, b: Tier, group: usize, from: BlockId, to: BlockId, n: usize) {
+    pub fn copy(&mut self, a: Tier, b: Tier, group: usize, from: BlockId, to: BlockId, n: usize) {
         let mut rows = self.rows(a, group, from).clone();
         rows[n..].fill(POISON);
         *self.rows(b, group, to) = rows;
@@ -261,6 +263,9 @@ impl World {
         };
         let copied = begun.ops.iter().filter(|op| matches!(op, Op::CopyBlock { .. })).count();
         assert!(copied <= self.layout.groups().len(), "branching copies a block per group");
+        if self.now.is_multiple_of(3) {
+            self.pack_around(&begun.ops);
+        }
         self.obey(begun.ops, ns);
         self.live.push(Live { id: begun.seq, ns, tokens: prompt, is_flushed: false });
         self.check_reads(self.live.len() - 1);

@@ -5,6 +5,8 @@ mod acts;
 mod eviction;
 mod failures;
 mod inspecting;
+#[path = "../../examples/fuzz/moves.rs"]
+mod moves;
 mod reasons;
 mod sharing;
 mod tiers;
@@ -109,6 +111,7 @@ fn random_worlds_read_only_what_was_computed() {
         sum.n_restores,
         sum.n_lost,
         sum.n_cut,
+        sum.n_moved,
         sum.n_no_room,
         sum.n_captured,
         sum.n_capture_refused,
