@@ -8,6 +8,10 @@
 //! ```
 //! Prints a JSON object per figure. Names of properties differ from schema to schema, so that no
 //! two are the same rule; reading the tokenizer is in none of the figures.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -15,7 +19,6 @@ use std::time::Instant;
 use engine::Engine;
 use protocol::{
     CacheSettings, Event, GenerateRequest, Grammar, LoadRequest, ModelSource, RequestId, Rule,
-    Sampling,
 };
 
 const N_PROPERTIES: usize = 400;
@@ -85,18 +88,12 @@ impl Run {
 
     fn submit(&mut self, max_tokens: u32, rule: Option<Rule>) -> RequestId {
         self.n_asked += 1;
-        let id = RequestId(self.n_asked);
+        let prompt = (10..40).collect::<Vec<_>>();
         let request = GenerateRequest {
-            id,
-            prompt: (10..40).collect(),
-            max_tokens,
-            stop_tokens: vec![],
-            sampling: Sampling::greedy(),
-            top_logprobs: None,
-            namespace: 0,
-            boundaries: vec![],
             grammar: rule.map(|rule| Grammar { rule, reasoning: None }),
+            ..common::request(self.n_asked, &prompt, max_tokens)
         };
+        let id = request.id;
         self.engine.submit(request).map_err(|e| e.message).expect("it is accepted");
         id
     }

@@ -285,10 +285,7 @@ impl PrefixCache {
             ))
             .because(&no_room));
         }
-        // Making way may give blocks other ids.
-        self.make_way(&self.last_ids(seq))?;
-        let last = self.last_ids(seq);
-        last.into_iter().try_for_each(|(group, id)| self.fit(group, id.0))
+        self.fit_all(&self.last_ids(seq))
     }
 
     /// The highest id of each of a sequence's tables.

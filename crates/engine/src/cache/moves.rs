@@ -124,8 +124,7 @@ impl PrefixCache {
     /// Writes bytes that came from elsewhere where they go on the device.
     fn put(&mut self, transfer: &Transfer, pieces: &[Vec<u8>]) -> Result<()> {
         let ids = transfer.items.iter().map(|item| (item.group, item.to)).collect::<Vec<_>>();
-        self.make_way(&ids)?;
-        ids.into_iter().try_for_each(|(group, id)| self.fit(group, id.0))?;
+        self.fit_all(&ids)?;
         self.tiers.write(transfer, pieces, &mut self.pools)
     }
 

@@ -57,6 +57,13 @@ impl PrefixCache {
         self.pools.fit(group, id)
     }
 
+    /// Makes room for blocks and slots, also where others must give way: those move down if at all,
+    /// so that the highest id of a table stays the highest.
+    pub(super) fn fit_all(&mut self, ids: &[(usize, BlockId)]) -> Result<()> {
+        self.make_way(ids)?;
+        ids.iter().try_for_each(|(group, id)| self.fit(*group, id.0))
+    }
+
     /// Lets pools give back what nobody uses, if the device has no room for these blocks and
     /// states otherwise. They keep their ids; others may get new ones.
     ///

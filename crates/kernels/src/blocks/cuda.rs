@@ -19,14 +19,7 @@ pub(super) fn write(pool: Array, blocks: &Array, ids: &[u32]) -> Result<Changed>
         shared_bytes: 0,
     };
     let size = block_size(&pool);
-    let made = kernel.launch(&Launch {
-        outputs: &[(&[1], Dtype::U32)],
-        grid: [(size + THREADS - 1) / THREADS * THREADS, ids.dim(0), 1],
-        group: [THREADS, 1, 1],
-        ints: &[("SIZE", size)],
-        dtypes: &[("T", pool.dtype())],
-    })?;
-    let done = made.into_iter().next().expect("one output was asked for");
+    let done = launch(&kernel, [size, ids.dim(0), 1], &[("SIZE", size)], pool.dtype())?;
     Ok(Changed { pool, done })
 }
 
@@ -55,15 +48,26 @@ pub(super) fn copy(pools: Vec<Array>, from: &[u32], to: &[u32]) -> Result<Vec<Ch
         shared_bytes: 0,
     };
     let most = sizes.max().unwrap_or(0);
+    let n_threads = [most, n as i32, from.len() as i32];
+    let done = launch(&kernel, n_threads, &[], pools[0].dtype())?;
+    Ok(pools.into_iter().map(|pool| Changed { pool, done: done.clone() }).collect())
+}
+
+/// What comes back is there when all threads are done.
+fn launch(
+    kernel: &Kernel<'_>,
+    [x, y, z]: [i32; 3],
+    ints: &[(&str, i32)],
+    dtype: Dtype,
+) -> Result<Array> {
     let made = kernel.launch(&Launch {
         outputs: &[(&[1], Dtype::U32)],
-        grid: [(most + THREADS - 1) / THREADS * THREADS, n as i32, from.len() as i32],
+        grid: [(x + THREADS - 1) / THREADS * THREADS, y, z],
         group: [THREADS, 1, 1],
-        ints: &[],
-        dtypes: &[("T", pools[0].dtype())],
+        ints,
+        dtypes: &[("T", dtype)],
     })?;
-    let done = made.into_iter().next().expect("one output was asked for");
-    Ok(pools.into_iter().map(|pool| Changed { pool, done: done.clone() }).collect())
+    Ok(made.into_iter().next().expect("one output was asked for"))
 }
 
 /// Elements of a block.

@@ -37,8 +37,7 @@ pub(super) fn product(x: &Array, w: &Quantized) -> Result<Array> {
     let (n_in, n_out) = (x.dim(-1), w.weight.dim(0));
     let n_rows = (x.n_elements() / n_in.max(1) as usize) as i32;
     if !(1..=MAX_SINGLE).contains(&n_rows) || n_in.max(n_out) > MAX_SIDE {
-        let floats = w.dequantize(x.dtype())?;
-        return computed(x.matmul(&floats.swap_axes(-1, -2)?)?.astype(x.dtype())?, &floats);
+        return by_floats(x, w);
     }
     let rows = x.reshape(&[n_rows, n_in])?;
     let row = |i| rows.slice_axis(0, i..i + 1)?.quantized_matmul(w)?.astype(x.dtype());
@@ -76,6 +75,11 @@ pub(super) fn chosen(x: &Array, w: &Quantized, which: &Array, sorted: bool) -> R
 
 /// x `[B, H, L, in]` times a matrix for each head `[H, out, in]`.
 pub(super) fn batched(x: &Array, w: &Quantized) -> Result<Array> {
+    by_floats(x, w)
+}
+
+/// x times the matrix, or the matrices of its heads, as floats.
+fn by_floats(x: &Array, w: &Quantized) -> Result<Array> {
     let floats = w.dequantize(x.dtype())?;
     computed(x.matmul(&floats.swap_axes(-1, -2)?)?.astype(x.dtype())?, &floats)
 }

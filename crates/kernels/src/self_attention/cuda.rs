@@ -213,7 +213,7 @@ pub(super) fn attend_one(
     let kinds = u32::from(a.sinks.is_some()) + 2 * u32::from(s.is_shared);
     let kernel = Kernel {
         name: format!("offshoot_attend_{window}_{:x}_{shared_bytes}_{kinds}", scale.to_bits()),
-        source: include_str!("attend.cu"),
+        source: concat!(include_str!("../cuda/tiles.cuh"), include_str!("attend.cu")),
         inputs: vec![
             ("q", Some(q)),
             ("new_keys", Some(new[0])),

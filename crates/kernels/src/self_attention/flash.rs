@@ -20,7 +20,12 @@ const N_GROUPS: i32 = 132;
 /// Tiles of keys below which a part is not worth joining.
 const MIN_TILES: i32 = 4;
 
-const GROUPED: &str = concat!(include_str!("flash.cu"), include_str!("flash_groups.cu"));
+const SINGLE: &str = concat!(include_str!("../cuda/tiles.cuh"), include_str!("flash.cu"));
+const GROUPED: &str = concat!(
+    include_str!("../cuda/tiles.cuh"),
+    include_str!("flash.cu"),
+    include_str!("flash_groups.cu")
+);
 
 /// The sizes of a call.
 pub(super) struct Many {
@@ -167,7 +172,7 @@ impl Many {
         let has_sinks = u32::from(a.sinks.is_some());
         let (function, source) = match self.is_grouped() {
             true => ("flash_groups", GROUPED),
-            false => ("flash", include_str!("flash.cu")),
+            false => ("flash", SINGLE),
         };
         let kernel = Kernel {
             name: format!(
