@@ -229,7 +229,8 @@ impl Traffic {
         println!(
             "{:4.1} min {}: asked {}, finished {}, cancelled {}, failed {}, refused {}, flushed \
              {}, prompt tokens {}, new tokens {}, hits {:?}, transfers {:?}, (live, cached bytes, \
-             evicted) {tiers:?}, nodes {}, tokens known {}, files {} bytes",
+             evicted) {tiers:?}, nodes {}, tokens known {}, remembered {} bytes, files {} \
+             bytes",
             at.as_secs_f64() / 60.0,
             self.name,
             c.n_asked,
@@ -244,6 +245,7 @@ impl Traffic {
             stats.n_transfers,
             stats.n_nodes,
             stats.n_tokens,
+            stats.remembered_bytes,
             file_bytes(self.folder.path()),
         );
     }

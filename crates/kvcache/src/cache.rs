@@ -14,7 +14,10 @@ use crate::trie::Trie;
 
 /// Bytes for tokens without rows, which are remembered to tell what was evicted from what was never
 /// seen: a million of long prompts, a third of that of short ones.
-const MAX_DEAD_BYTES: usize = 4 << 20;
+const MAX_DEAD_BYTES: u64 = 4 << 20;
+/// Of small budgets the sixteenth part: what explains misses is not to grow as large as what makes
+/// hits.
+const BUDGET_PER_DEAD: u64 = 16;
 
 /// A live sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,6 +142,8 @@ pub struct Stats {
     pub n_nodes: usize,
     /// Tokens of the trie now, with those that are only remembered.
     pub n_tokens: usize,
+    /// About what those tokens and nodes take that are only remembered.
+    pub remembered_bytes: usize,
 }
 
 /// Whose unit it is.
@@ -199,7 +204,7 @@ impl Cache {
             entered: Vec::new(),
             copies: VecDeque::new(),
             graves: VecDeque::new(),
-            max_dead_bytes: MAX_DEAD_BYTES,
+            max_dead_bytes: max_dead_bytes(&budgets),
             now: 0,
             stats: Stats::default(),
             log: Log::default(),
@@ -239,6 +244,7 @@ impl Cache {
         stats.n_live = self.seqs.len();
         stats.n_nodes = self.trie.nodes.len();
         stats.n_tokens = self.trie.n_tokens;
+        stats.remembered_bytes = self.trie.dead_bytes();
         stats
     }
 
@@ -302,6 +308,11 @@ impl Cache {
             self.check();
         }
     }
+}
+
+fn max_dead_bytes(budgets: &Budgets) -> usize {
+    let bytes = budgets.0.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+    MAX_DEAD_BYTES.min(bytes / BUDGET_PER_DEAD) as usize
 }
 
 /// Makes the policies of all tiers.

@@ -40,7 +40,7 @@ impl Cache {
             let here = self.trie.nodes.get(at).expect("I1: children are there");
             n_tokens += here.edge.tokens().len();
             n_known += here.n_known();
-            n_bare += usize::from(here.parent.is_some() && here.n_known() == 0);
+            n_bare += usize::from(here.is_bare());
             for (k, (first, child)) in here.children.iter().enumerate() {
                 let below = self.trie.nodes.get(*child).expect("I1: children are there");
                 assert_eq!(below.parent, Some(at), "I1: child and parent know each other");

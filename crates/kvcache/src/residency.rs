@@ -133,7 +133,9 @@ impl Cache {
         run.n_tokens = to - start;
         self.trie.n_known_tokens += here.n_known() - n_known;
         if is_first && let Some(parent) = here.parent {
-            self.trie.nodes[parent].n_resident_children[tier.idx()] += 1;
+            let above = &mut self.trie.nodes[parent];
+            self.trie.n_bare -= usize::from(above.is_bare());
+            above.n_resident_children[tier.idx()] += 1;
         }
     }
 
@@ -171,7 +173,9 @@ impl Cache {
         self.trie.n_known_tokens -= n_known - here.n_known();
         self.trie.n_bare += usize::from(here.n_known() == 0);
         if is_empty && let Some(parent) = here.parent {
-            self.trie.nodes[parent].n_resident_children[tier.idx()] -= 1;
+            let above = &mut self.trie.nodes[parent];
+            above.n_resident_children[tier.idx()] -= 1;
+            self.trie.n_bare += usize::from(above.is_bare());
         }
         self.bury(node);
     }

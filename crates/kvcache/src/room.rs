@@ -229,9 +229,7 @@ impl Cache {
     pub(crate) fn drop_empty_root(&mut self, root: Handle) {
         let Some(node) = self.trie.nodes.get(root) else { return };
         if node.parent.is_none() && node.children.is_empty() && !node.is_locked() {
-            self.trie.roots.retain(|_, r| *r != root);
-            self.trie.orphans.retain(|r| *r != root);
-            self.trie.nodes.remove(root);
+            self.trie.drop_root(root);
         }
     }
 

@@ -147,6 +147,11 @@ impl Node {
         self.runs.iter().map(|r| r.n_tokens).max().unwrap_or(0)
     }
 
+    /// Only remembered. A root has no rows itself.
+    pub fn is_bare(&self) -> bool {
+        self.n_known() == 0 && self.n_resident_children == [0; N_TIERS]
+    }
+
     pub fn is_locked(&self) -> bool {
         self.n_locks != [0; N_TIERS]
     }
@@ -194,7 +199,7 @@ pub(crate) struct Trie {
     pub n_tokens: usize,
     /// Those of them that have rows in some tier.
     pub n_known_tokens: usize,
-    /// Nodes without rows in any tier, roots aside.
+    /// Nodes without rows in any tier; of roots, those that nothing with rows hangs on.
     pub n_bare: usize,
 }
 
@@ -238,9 +243,19 @@ impl Trie {
     }
 
     pub fn root(&mut self, ns: Ns) -> Handle {
-        let nodes = &mut self.nodes;
-        let root = || nodes.insert(Node::new(None, 0, Edge::new(&[]), hash_of(ns)));
-        *self.roots.entry(ns).or_insert_with(root)
+        let (nodes, n_bare) = (&mut self.nodes, &mut self.n_bare);
+        *self.roots.entry(ns).or_insert_with(|| {
+            *n_bare += 1;
+            nodes.insert(Node::new(None, 0, Edge::new(&[]), hash_of(ns)))
+        })
+    }
+
+    /// Forgets a root that nothing hangs on.
+    pub fn drop_root(&mut self, root: Handle) {
+        self.roots.retain(|_, r| *r != root);
+        self.orphans.retain(|r| *r != root);
+        self.nodes.remove(root);
+        self.n_bare -= 1;
     }
 
     pub fn walk(&self, ns: Ns, tokens: &[Token]) -> Walk {
@@ -437,7 +452,7 @@ mod tests {
         assert_eq!(both.concat(), tokens[..40]);
         trie.trim_leaf(middle);
         assert_eq!(run_len(&trie, upper), 10);
-        assert_eq!(trie.n_bare, 1);
+        assert_eq!(trie.n_bare, 2, "it and the root");
         assert!(trie.grow(upper, &[9]), "a run that nobody shares grows in place");
     }
 

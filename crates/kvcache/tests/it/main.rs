@@ -48,8 +48,18 @@ fn join(parts: &[Vec<Token>]) -> Vec<Token> {
 
 /// Computes a prompt and some output as an engine does, and says what was found.
 fn serve(world: &mut World, prompt: &[Token], seams: &[Boundary], n_output: usize) -> Match {
+    serve_in(world, NS, prompt, seams, n_output)
+}
+
+fn serve_in(
+    world: &mut World,
+    ns: Ns,
+    prompt: &[Token],
+    seams: &[Boundary],
+    n_output: usize,
+) -> Match {
     world.now += 1;
-    let seq = world.begin(NS, prompt.to_vec()).expect("there is room to begin");
+    let seq = world.begin(ns, prompt.to_vec()).expect("there is room to begin");
     land_all(world);
     let found = world.cache.recent().last().expect("what began is kept").clone();
     let captures = plan_captures(&found, seams, false);

@@ -1,8 +1,8 @@
 //! Every miss has a reason.
 
-use kvcache::{Boundary, Cause, Tier};
+use kvcache::{Boundary, Cause, Ns, Tier};
 
-use crate::{FULL, NS, PLENTY, STATE, copy_all, costs, join, run_to, serve, text, world};
+use crate::{FULL, NS, PLENTY, STATE, copy_all, costs, join, run_to, serve, serve_in, text, world};
 
 #[test]
 fn a_prompt_that_is_known_is_complete_and_one_that_is_not_was_never_seen() {
@@ -87,6 +87,35 @@ fn what_is_remembered_is_bounded_in_bytes_also_where_every_prompt_parts_at_once(
             let evicted = Cause::Evicted { until: 5 + n_own_tokens };
             assert!(causes.any(|cause| cause == evicted), "{kinds:?}, {n_own_tokens}");
         }
+    }
+}
+
+#[test]
+fn what_is_remembered_is_bounded_also_where_every_prompt_is_in_a_namespace_of_its_own() {
+    for kinds in [&[FULL][..], &[FULL, STATE]] {
+        let mut world = world(4, kinds, [5_000, 0, 0]);
+        let max_dead_bytes = 20_000;
+        world.cache.remember(max_dead_bytes);
+        for who in 0..200 {
+            serve_in(&mut world, Ns(who.into()), &text(who, 10), &[], 0);
+        }
+        let stats = world.cache.stats();
+        let n_with_rows = 2 * stats.tiers[0].cached_bytes as usize / 300;
+        assert!(stats.n_nodes <= max_dead_bytes / 400 + n_with_rows, "{kinds:?}: {stats:?}");
+        assert!(stats.remembered_bytes > max_dead_bytes - 1_000, "{kinds:?}: {stats:?}");
+    }
+}
+
+#[test]
+fn a_small_cache_remembers_little() {
+    for budgets in [[16_000, 0, 0], [8_000, 4_000, 4_000]] {
+        let mut world = world(4, &[FULL], budgets);
+        for who in 0..400 {
+            serve(&mut world, &text(who, 10), &[], 0);
+            copy_all(&mut world);
+        }
+        let remembered_bytes = world.cache.stats().remembered_bytes;
+        assert!((1..=1_000).contains(&remembered_bytes), "{remembered_bytes}");
     }
 }
 
