@@ -407,7 +407,7 @@ pub mod ffi {
             atomic_outputs: bool,
         ) -> Result<UniquePtr<DeviceKernel>>;
         fn device_kernel_call(
-            kernel: &DeviceKernel,
+            kernel: Pin<&mut DeviceKernel>,
             inputs: &Arrays,
             shapes: &[i32],
             ranks: &[i32],

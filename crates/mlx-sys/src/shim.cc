@@ -149,19 +149,36 @@ static std::vector<mx::Dtype> dtypes_of(rust::Slice<const uint8_t> codes) {
   return out;
 }
 
-std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arrays& inputs,
-                                           Ints shapes, Ints ranks,
-                                           rust::Slice<const uint8_t> dtypes, Ints grid, Ints group,
-                                           const rust::Vec<TemplateArg>& args) {
+// Launches of a kernel whose nodes are kept, each with its text: grids differ with the context.
+constexpr size_t MAX_MADE = 32;
+
+std::unique_ptr<Arrays> device_kernel_call(DeviceKernel& kernel, const Arrays& inputs, Ints shapes,
+                                           Ints ranks, rust::Slice<const uint8_t> dtypes, Ints grid,
+                                           Ints group, const rust::Vec<TemplateArg>& args) {
+  auto stream = mx::default_stream(mx::default_device());
+  std::vector<int64_t> key{stream.index};
+  key.insert(key.end(), grid.begin(), grid.end());
+  key.insert(key.end(), group.begin(), group.end());
+  // The source states what of a shape there is: nothing for a scalar.
+  for (const auto& x : inputs.items) key.push_back(2 * int64_t(x.dtype().val()) + (x.ndim() > 0));
+  for (auto code : dtypes) key.push_back(code);
+  for (const auto& arg : args) key.push_back(arg.value);
+  if (auto made = kernel.made.find(key); made != kernel.made.end()) {
+    return own(array::make_arrays(split_shapes(shapes, ranks), dtypes_of(dtypes), made->second,
+                                  inputs.items));
+  }
   std::vector<std::pair<std::string, mx::fast::TemplateArg>> list;
   for (const auto& arg : args) {
     auto value = arg.is_dtype ? mx::fast::TemplateArg(dtype_of(arg.value))
                               : mx::fast::TemplateArg(int(arg.value));
     list.emplace_back(std::string(arg.name), value);
   }
-  return own(kernel.call(inputs.items, split_shapes(shapes, ranks), dtypes_of(dtypes),
-                         {grid[0], grid[1], grid[2]}, {group[0], group[1], group[2]}, list,
-                         std::nullopt, /*verbose=*/false, {}));
+  auto outputs = kernel.call(inputs.items, split_shapes(shapes, ranks), dtypes_of(dtypes),
+                             {grid[0], grid[1], grid[2]}, {group[0], group[1], group[2]}, list,
+                             std::nullopt, /*verbose=*/false, {});
+  if (kernel.made.size() == MAX_MADE) kernel.made.clear();
+  kernel.made.emplace(std::move(key), outputs.at(0).primitive_ptr());
+  return own(std::move(outputs));
 }
 
 // Tensors as a task sees them: MLX keeps their memory until it has run, but not their arrays, so

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -347,8 +348,11 @@ inline std::unique_ptr<Arrays> gated_delta_update(const array& q, const array& k
 }
 
 // ---- custom kernels
+// MLX writes a kernel's source text at every call. What it made of the first one with the same
+// dtypes, sizes and arguments is kept and serves the others. One thread alone may call a kernel.
 struct DeviceKernel {
   mx::fast::CustomKernelFunction call;
+  std::map<std::vector<int64_t>, std::shared_ptr<mx::Primitive>> made;
 };
 std::unique_ptr<DeviceKernel> cuda_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
                                           const rust::Vec<rust::String>& outputs, rust::Str source,
@@ -358,10 +362,9 @@ std::unique_ptr<DeviceKernel> metal_kernel(rust::Str name, const rust::Vec<rust:
                                            const rust::Vec<rust::String>& outputs, rust::Str source,
                                            rust::Str header, bool row_contiguous,
                                            bool atomic_outputs);
-std::unique_ptr<Arrays> device_kernel_call(const DeviceKernel& kernel, const Arrays& inputs,
-                                           Ints shapes, Ints ranks,
-                                           rust::Slice<const uint8_t> dtypes, Ints grid, Ints group,
-                                           const rust::Vec<TemplateArg>& args);
+std::unique_ptr<Arrays> device_kernel_call(DeviceKernel& kernel, const Arrays& inputs, Ints shapes,
+                                           Ints ranks, rust::Slice<const uint8_t> dtypes, Ints grid,
+                                           Ints group, const rust::Vec<TemplateArg>& args);
 std::unique_ptr<Arrays> cpu_kernel_call(rust::Box<CpuKernel> kernel, const Arrays& inputs,
                                         bool updates, Ints shapes, Ints ranks,
                                         rust::Slice<const uint8_t> dtypes);

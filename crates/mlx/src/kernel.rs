@@ -1,6 +1,8 @@
 //! Kernels of our own: CUDA and Metal sources compiled at run time, and Rust closures as nodes of
 //! the CPU graph.
 
+use std::cell::RefCell;
+
 use cxx::UniquePtr;
 use mlx_sys::ffi;
 
@@ -62,10 +64,10 @@ pub struct Launch<'a> {
 }
 
 /// A CUDA kernel, compiled at its first launch.
-pub struct CudaKernel(UniquePtr<ffi::DeviceKernel>);
+pub struct CudaKernel(RefCell<UniquePtr<ffi::DeviceKernel>>);
 
 /// A Metal kernel, compiled at its first launch.
-pub struct MetalKernel(UniquePtr<ffi::DeviceKernel>);
+pub struct MetalKernel(RefCell<UniquePtr<ffi::DeviceKernel>>);
 
 fn strings(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
@@ -87,7 +89,7 @@ impl CudaKernel {
             s.row_contiguous,
             s.shared_bytes,
         )
-        .map(Self)
+        .map(|kernel| Self(RefCell::new(kernel)))
         .map_err(|e| error::of_op("cuda_kernel", &[], e))
     }
 
@@ -116,7 +118,7 @@ impl MetalKernel {
             s.row_contiguous,
             s.atomic_outputs,
         )
-        .map(Self)
+        .map(|kernel| Self(RefCell::new(kernel)))
         .map_err(|e| error::of_op("metal_kernel", &[], e))
     }
 
@@ -138,7 +140,7 @@ fn flat_shapes(outputs: &[(&[i32], Dtype)]) -> (Vec<i32>, Vec<i32>, Vec<u8>) {
 
 fn launch_on_device(
     op: &'static str,
-    kernel: &ffi::DeviceKernel,
+    kernel: &RefCell<UniquePtr<ffi::DeviceKernel>>,
     inputs: &[&Array],
     launch: &Launch<'_>,
 ) -> Result<Vec<Array>> {
@@ -156,7 +158,7 @@ fn launch_on_device(
     let args = ints.chain(types).collect::<Vec<_>>();
     let list = list(inputs.iter().copied());
     let result = ffi::device_kernel_call(
-        kernel,
+        kernel.borrow_mut().pin_mut(),
         &list,
         &sizes,
         &ranks,
