@@ -7,14 +7,17 @@
 //! | MLX's `gather_mm` in the dtype of x | CUDA, Metal |
 //! | `cpu.rs` | CPU, where MLX multiplies f32 alone: rows of one matrix share what is read of it |
 //!
-//! Sums are f32 in every form.
+//! Sums are f32 in every form. [`Sum`] adds what the experts gave.
 
 mod cpu;
+mod sum;
 
 use mlx::{Array, Backend, Device, Dtype, Result};
 
 use crate::few_rows::{self, Join, Weights};
 use crate::input::{expect_dtype, expect_float, refused};
+
+pub use sum::{Shared, Sum};
 
 const OP: &str = "experts";
 

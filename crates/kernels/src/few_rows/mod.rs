@@ -19,7 +19,7 @@ const MAX_ROWS_CODES: i32 = 4 * TILE_COLUMNS;
 /// Rows of all chosen matrices together; beyond, they had better be sorted and share what is read.
 pub(crate) const MAX_CHOSEN: i32 = 512;
 /// Matrices of a launch.
-const MAX_MATRICES: usize = 3;
+const MAX_MATRICES: usize = 4;
 /// As the source has them.
 const TILE_ROWS: i32 = 16;
 const WARPS: i32 = 8;
@@ -81,7 +81,7 @@ impl<'a> Weights<'a> {
     /// What the launch is given of matrix `i`, named as the call names them.
     fn inputs(self, i: usize) -> Vec<(&'static str, Option<&'a Array>)> {
         const NAMES: [[&str; 3]; MAX_MATRICES] =
-            [["w0", "s0", "b0"], ["w1", "s1", "b1"], ["w2", "s2", "b2"]];
+            [["w0", "s0", "b0"], ["w1", "s1", "b1"], ["w2", "s2", "b2"], ["w3", "s3", "b3"]];
         let [w, s, b] = NAMES[i];
         match self {
             Weights::Floats(weight) => vec![(w, Some(weight))],
@@ -232,7 +232,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// `shapes`: those of the outputs, one for each matrix where they stay apart.
     fn launch(&self, mut shapes: Vec<Vec<i32>>) -> Result<Vec<Array>> {
-        const OUTPUTS: [&str; MAX_MATRICES] = ["y0", "y1", "y2"];
+        const OUTPUTS: [&str; MAX_MATRICES] = ["y0", "y1", "y2", "y3"];
         let Self { x, which, n_groups, matrices, join, form } = *self;
         let n_dims = matrices[0].array().n_dims();
         let n_tiles = |w: &Weights<'_>| (w.array().dim(-2) + TILE_ROWS - 1) / TILE_ROWS;

@@ -15,7 +15,8 @@
 //! | `steps.cu` | CUDA, few steps | step by step, the state in registers |
 //! | `chunks.cu` | CUDA, many steps | 64 steps at once on tensor cores |
 //!
-//! [`gates`] makes the rule's decay and β of what a layer projects, on the CPU in one node.
+//! [`Projected`] makes the rule's inputs of what a layer projects, on CUDA in one launch; its decay
+//! and β are those of [`gates`], on the CPU one node.
 //!
 //! States and sums are f32 in every form. On CUDA, products of 16-bit inputs in `chunks.cu` round
 //! what is not an input to tf32; everything else is f32 throughout. Results of the step-by-step
@@ -25,6 +26,7 @@ mod chunked;
 mod cpu;
 mod cuda;
 mod gates;
+mod inputs;
 mod twin;
 
 use mlx::{Array, Backend, Device, Dtype, Result, concatenate};
@@ -32,6 +34,7 @@ use mlx::{Array, Backend, Device, Dtype, Result, concatenate};
 use crate::input::{dims, expect_dtype, expect_float, expect_shape, refused};
 
 pub use gates::{Gates, gates, gates_reference};
+pub use inputs::{Inputs, Projected};
 
 const OP: &str = "gated_delta";
 

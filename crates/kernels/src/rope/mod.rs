@@ -12,7 +12,7 @@
 //! |---|---|
 //! | [`Heads::reference`] | everywhere: the twin, in MLX's operations |
 //! | `cpu.rs` | CPU: one node, sine and cosine once per position for all heads |
-//! | `cuda.rs` | CUDA, where rows have positions as an array: one launch |
+//! | `cuda.rs` | CUDA, where rows have positions as an array: one launch, for [`turn_both`] too |
 //!
 //! Angles are rounded to f32 as the models' reference does; norm, sines and products are f32 in
 //! `cpu.rs` and `cuda.rs`, and MLX's own in the twin.
@@ -131,6 +131,21 @@ pub(crate) struct Sizes {
     group: i32,
 }
 
+/// Heads of two arrays at the same positions, those of `a`, each as [`Heads::turn`] has it.
+///
+/// # Errors
+/// Those of [`Heads::turn`], or the two have other numbers of rows.
+pub fn turn_both(a: &Heads<'_>, b: &Heads<'_>) -> Result<[Array; 2]> {
+    let b = &Heads { positions: a.positions, ..*b };
+    match (Device::current_backend(), a.positions) {
+        (Backend::Cuda, Positions::Rows { positions, .. }) => {
+            let made = cuda::run(&[(a, a.check()?), (b, b.check()?)], positions)?;
+            Ok(made.try_into().expect("one output for each of the two"))
+        }
+        _ => Ok([a.turn()?, b.turn()?]),
+    }
+}
+
 impl Heads<'_> {
     /// The turned heads `[B, n, L, D]` in x's dtype, in the fastest form that this backend has.
     ///
@@ -141,7 +156,9 @@ impl Heads<'_> {
         match Device::current_backend() {
             Backend::Cpu => cpu::run(self, sizes),
             Backend::Cuda => match self.positions {
-                Positions::Rows { positions, .. } => cuda::run(self, sizes, positions),
+                Positions::Rows { positions, .. } => {
+                    Ok(cuda::run(&[(self, sizes)], positions)?.remove(0))
+                }
                 Positions::Same(_) => twin::run(self, sizes),
             },
             Backend::Metal => twin::run(self, sizes),

@@ -1,4 +1,4 @@
-// Norm and turn of heads: a warp for each head of each token.
+// Norm and turn of heads: a warp for each head of each token. All lanes of a warp take part.
 
 namespace offshoot {
 
@@ -7,11 +7,9 @@ namespace offshoot {
 template <int HEADS, int GROUP, int BEGIN, int DIM, int TURNED, bool NEIGHBOURS, typename T,
           typename W>
 __device__ void turn(
-    const T* x, const float* frequencies, const int* begins, const W* weight, T* out, int n_rows,
+    long warp, const T* x, const float* frequencies, const int* begins, const W* weight, T* out,
     int n_tokens, float eps, float factor) {
-  const long warp = (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
-  if (warp >= static_cast<long>(n_rows) * n_tokens * HEADS) return;
   const int head = warp % HEADS;
   const long token = warp / HEADS;
   const int row = token / n_tokens, within = token % n_tokens;

@@ -15,7 +15,7 @@ use super::flash::Many;
 use super::{Attended, Cache, Layout, SelfAttention};
 use crate::Positions;
 use crate::cuda::{Kernel, shared_limit_bytes};
-use crate::rope::Heads;
+use crate::rope::{Heads, turn_both};
 
 const THREADS: i32 = 256;
 /// Bytes that a thread moves at once, at most.
@@ -33,8 +33,7 @@ pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
         unreachable!("rows are not attended over this way")
     };
     let positions = Positions::Rows { positions: begins, lengths: None };
-    let turned = |heads: Heads<'_>| Heads { positions, ..heads }.turn();
-    let (q, k) = (turned(a.q)?, turned(a.k)?);
+    let [q, k] = turn_both(&Heads { positions, ..a.q }, &a.k)?;
     let (new, pools) = ([&k, a.v], [&cache.keys, &cache.values]);
     let (one, many) = (One::over(&q, &cache), Many::over(&q, pools));
     let call = Call { layout: a.layout, window: a.window, scale: a.scale, sinks: a.sinks };

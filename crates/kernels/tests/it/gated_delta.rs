@@ -1,6 +1,6 @@
 //! The gated delta rule: every form against the step-by-step twin.
 
-use kernels::gated_delta::{gates, gates_reference};
+use kernels::gated_delta::{Projected, gates, gates_reference};
 use kernels::{GatedDelta, Updated};
 use mlx::{Array, Dtype, Result};
 
@@ -487,5 +487,49 @@ fn gates_of_bad_inputs_are_refused_with_a_reason() {
     ] {
         let message = found.unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
+    }
+}
+
+#[test]
+fn inputs_of_the_rule_are_made_of_projections_as_in_the_twin() {
+    let _device = device();
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        for (rows, steps, k_heads, k_dim, v_heads, v_dim) in
+            [(1, 1, 16, 128, 32, 128), (3, 5, 2, 40, 4, 33), (2, 17, 1, 7, 3, 1)]
+        {
+            let mut values = Values((steps * 100 + k_dim) as u64);
+            let mut array = |shape: &[i32]| values.array(shape, |x| 3.0 * x);
+            let width = 2 * k_heads * k_dim + v_heads * v_dim;
+            let heads = [rows, steps, v_heads];
+            let of_dtype = |x: Array| x.astype(dtype).unwrap();
+            let qkv = of_dtype(array(&[rows, steps, width]));
+            let (a, b) = (of_dtype(array(&heads)), of_dtype(array(&heads)));
+            let (dt_bias, decay) = (array(&[v_heads]), array(&[v_heads]));
+            let projected = Projected {
+                qkv: &qkv,
+                a: &a,
+                b: &b,
+                dt_bias: &dt_bias,
+                decay: &decay,
+                k_heads,
+                k_dim,
+                eps: 1e-3,
+            };
+            let what =
+                format!("{rows} rows of {steps} steps, {k_heads} and {v_heads} heads, {dtype}");
+            let (found, wanted) = (projected.inputs().unwrap(), projected.reference().unwrap());
+            for (name, found, wanted) in [
+                ("q", found.q, wanted.q),
+                ("k", found.k, wanted.k),
+                ("v", found.v, wanted.v),
+                ("decay", found.gates.log_decay, wanted.gates.log_decay),
+                ("beta", found.gates.beta, wanted.gates.beta),
+            ] {
+                assert_eq!(found.dtype(), wanted.dtype(), "{what}: {name}");
+                close(&format!("{what}: {name}"), &found, &wanted, bound(dtype));
+            }
+            let said = Projected { k_dim: width, ..projected }.inputs().unwrap_err().to_string();
+            assert!(said.contains("do not fit"), "{said}");
+        }
     }
 }

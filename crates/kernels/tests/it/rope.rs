@@ -1,7 +1,7 @@
 //! Turned heads: the backend's form against the twin, and against sines in f64.
 
 use kernels::Positions;
-use kernels::rope::{HeadNorm, Heads, Rotation};
+use kernels::rope::{HeadNorm, Heads, Rotation, turn_both};
 use mlx::{Array, Dtype};
 
 use crate::{Values, bound, close, close_to_f64, device, doubles, view};
@@ -227,5 +227,25 @@ fn bad_inputs_are_refused_with_a_reason() {
     ] {
         let message = found.unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
+    }
+}
+
+#[test]
+fn two_arrays_turn_together_as_each_of_them_alone() {
+    let _device = device();
+    let shapes = [
+        Shape { rows: 3, tokens: 2, n: 5, group: 20, begin: 0, dim: 10, turned: 10 },
+        Shape { rows: 3, tokens: 2, n: 4, group: 37, begin: 3, dim: 33, turned: 8 },
+    ];
+    let begins = Array::from_slice(&[7, 0, 1000], &[3]).unwrap();
+    for dtype in FLOATS {
+        let [a, b] = [Inputs::new(shapes[0], dtype, false), Inputs::new(shapes[1], dtype, true)];
+        let a_heads = Heads { norm: a.norm(), positions: at_rows(&begins), ..a.heads() };
+        // At the positions of the first one, whatever its own.
+        let found = turn_both(&a_heads, &b.heads()).unwrap();
+        let b_heads = Heads { positions: at_rows(&begins), ..b.heads() };
+        for (heads, found) in [a_heads, b_heads].iter().zip(&found) {
+            close(&format!("{dtype}"), found, &heads.reference().unwrap(), bound(dtype));
+        }
     }
 }

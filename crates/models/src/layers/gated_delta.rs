@@ -5,9 +5,9 @@
 //! Hk key heads of Dk, Hv value heads of Dv, Hk divides Hv: value head h reads key head
 //! h / (Hv/Hk). C = 2·Hk·Dk + Hv·Dv channels pass a causal depthwise convolution over Kc tokens.
 
+use kernels::GatedDelta;
 use kernels::causal_conv::CausalConv;
-use kernels::gated_delta::{GatedDelta, Gates, gates};
-use kernels::norm;
+use kernels::gated_delta::{Inputs, Projected};
 use mlx::Array;
 
 use crate::checkpoint::Scope;
@@ -170,12 +170,6 @@ impl GatedDeltaNet {
         };
         Ok(mlx::concatenate(&[&rest, &rows], 1)?)
     }
-
-    /// Heads of q or k `[B, L, Hk, Dk]` of length 1 (up to ε), times `factor`.
-    fn unit(&self, heads: &Array, factor: f32) -> Result<Array> {
-        let dims = self.config.key_dim as f32;
-        Ok(norm::unit(heads, L2_EPS / dims, factor / dims.sqrt())?)
-    }
 }
 
 fn pair(list: Vec<Linear>) -> [Linear; 2] {
@@ -204,18 +198,23 @@ impl Mixer for GatedDeltaNet {
         let layers = [&self.in_proj_qkv, &self.in_proj_z, &self.in_proj_b, &self.in_proj_a];
         let [qkv, z, b, a] = Linear::forward_all(layers, x)?;
         let u = self.convolve(&qkv, step, state)?;
-        let parts = u.split_at(&[c.keys_width(), 2 * c.keys_width()], -1)?;
-        let keys = |i: usize| parts[i].reshape(&[rows, n, c.n_key_heads, c.key_dim]);
-        let q = self.unit(&keys(0)?, 1.0 / (c.key_dim as f32).sqrt())?;
-        let k = self.unit(&keys(1)?, 1.0)?;
-        let v = parts[2].reshape(&[rows, n, c.n_value_heads, c.value_dim])?;
-        let Gates { log_decay, beta } = gates(&a, &b, &self.dt_bias, &self.decay)?;
+        let projected = Projected {
+            qkv: &u,
+            a: &a,
+            b: &b,
+            dt_bias: &self.dt_bias,
+            decay: &self.decay,
+            k_heads: c.n_key_heads,
+            k_dim: c.key_dim,
+            eps: L2_EPS,
+        };
+        let Inputs { q, k, v, gates } = projected.inputs()?;
         let rule = GatedDelta {
             q: &q,
             k: &k,
             v: &v,
-            log_decay: &log_decay,
-            beta: &beta,
+            log_decay: &gates.log_decay,
+            beta: &gates.beta,
             state: state.state.as_ref(),
             lengths: step.lengths(),
         };
