@@ -16,6 +16,7 @@ pub mod embedding;
 pub mod experts;
 mod few_rows;
 pub mod gated_delta;
+pub mod grouped;
 mod input;
 pub mod norm;
 pub mod quantized;

@@ -45,6 +45,7 @@ fn main() {
     products::products(&plan);
     products::quantized_products(&plan);
     products::chosen(&plan);
+    products::experts(&plan);
     pointwise::norms(&plan);
     pointwise::heads(&plan);
     pointwise::activations(&plan);

@@ -4,10 +4,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use kernels::grouped::Groups;
 use kernels::{dense, experts, quantized};
 use mlx::{Array, Backend, Dtype, Gathered, QuantMode, Quantization, Quantized, Result};
 
-use crate::{Form, Plan, values};
+use crate::{Form, Plan, repeated, values};
 
 /// Products with quantized matrices. Several matrices by turns, so that none stays in a cache.
 pub(crate) fn quantized_products(plan: &Plan) {
@@ -108,6 +109,43 @@ pub(crate) fn chosen(plan: &Plan) {
             forms.push(("dequantized", calls, Box::new(move |n| each(n, &by_floats))));
         }
         plan.compare(&format!("chosen {rows}x{k} of {n_matrices}, {n_in} to {n_out}"), forms);
+    }
+}
+
+/// All of what experts do, with matrices read for each pair and for all rows of a matrix at once.
+pub(crate) fn experts(plan: &Plan) {
+    let (n_hidden, n_inner, n_matrices, k) =
+        if plan.is_bench { (2048, 768, 128, 8) } else { (128, 64, 4, 2) };
+    let rows: &[i32] = if plan.is_bench { &[8, 16, 32, 64, 128, 512, 2048] } else { &[3] };
+    let stack = |n_out, n_in| {
+        let w = values(&[n_matrices, n_out, n_in], 0.3).astype(Dtype::Bf16).unwrap();
+        w.quantize(Quantization { mode: QuantMode::Affine, bits: 4, group_size: 64 }).unwrap()
+    };
+    let [gate, up, down] =
+        [(n_inner, n_hidden), (n_inner, n_hidden), (n_hidden, n_inner)].map(|(o, i)| stack(o, i));
+    for &n in rows {
+        let which = (0..n * k)
+            .map(|i| (i64::from(i).pow(2) * 37 % i64::from(n_matrices - 1)) as u32)
+            .collect::<Vec<_>>();
+        let which = Array::from_slice(&which, &[n, k]).unwrap();
+        let x = values(&[n, n_hidden], 0.1).astype(Dtype::Bf16).unwrap();
+        let by_pairs = || {
+            let x = x.reshape(&[n, 1, 1, n_hidden])?;
+            let inner = quantized::chosen_swiglu(&x, &gate, &up, &which, false)?;
+            quantized::chosen(&inner, &down, &which, false)?.reshape(&[n * k, n_hidden])
+        };
+        let by_groups = || {
+            let groups = Groups::of(&which, n_matrices)?;
+            let y = groups.product(&groups.swiglu(&x, &gate, &up)?, &down)?;
+            y.take(&groups.places.flatten(0, 1)?, 0)
+        };
+        let calls = if plan.backend == Backend::Cuda { 8 } else { 1 };
+        let mut forms: Vec<Form<'_>> = vec![];
+        if n <= 128 {
+            forms.push(("by pairs", calls, Box::new(move |n| repeated(n, &by_pairs))));
+        }
+        forms.push(("by groups", calls, Box::new(move |n| repeated(n, &by_groups))));
+        plan.compare(&format!("experts {n}x{k} of {n_matrices}, {n_hidden} and {n_inner}"), forms);
     }
 }
 

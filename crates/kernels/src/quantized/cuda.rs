@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use mlx::{Array, Gathered, Quantized, Result};
 
-use crate::experts;
+use crate::{experts, grouped};
 
 /// Rows, or chosen matrices, that are taken one after the other.
 const MAX_SINGLE: i32 = 8;
@@ -34,6 +34,9 @@ struct Pending {
 
 /// x `[.., in]` times the matrix `[out, in]` → `[.., out]` in the dtype of x.
 pub(super) fn product(x: &Array, w: &Quantized) -> Result<Array> {
+    if let Some(made) = grouped::plain(x, &[w])? {
+        return Ok(made);
+    }
     let (n_in, n_out) = (x.dim(-1), w.weight.dim(0));
     let n_rows = (x.n_elements() / n_in.max(1) as usize) as i32;
     if !(1..=MAX_SINGLE).contains(&n_rows) || n_in.max(n_out) > MAX_SIDE {

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`reference`] | everywhere | the twin: dequantized to f32, then multiplied |
 //! | [`crate::few_rows`] | CUDA, few rows of 16 bits, affine of 4 and 8 bits | tensor cores |
+//! | [`crate::grouped`] | CUDA, some hundred rows of the same forms | tensor cores |
 //! | `cuda.rs` | CUDA | MLX's for one row, or with floats made on the way |
 //! | MLX's `quantized_matmul`, `gather_qmm` | Metal | |
 //! | `tile.rs` | CPU, 16-bit activations | activations rounded to 8 bits, eight to a scale |
@@ -27,6 +28,7 @@ use mlx::{Array, Backend, Device, Dtype, Gathered, QuantMode, Quantized, Result}
 
 use crate::activation;
 use crate::few_rows::{self, Weights};
+use crate::grouped;
 use crate::input::{expect_dtype, expect_float, expect_shape, refused};
 
 const OP: &str = "quantized";
@@ -117,10 +119,15 @@ pub fn swiglu(x: &Array, gate: &Quantized, up: &Quantized) -> Result<Array> {
     check_pair(x, gate, up, 2)?;
     match Device::current_backend() {
         Backend::Cpu => Ok(only(on_cpu(x, None, &[gate, up], Join::Swiglu)?)),
-        Backend::Cuda | Backend::Metal => {
+        backend @ (Backend::Cuda | Backend::Metal) => {
             let pair = weights(&[gate, up]);
             if let Some(made) = few_rows::products(x, &pair, few_rows::Join::Swiglu)? {
                 return Ok(only(made));
+            }
+            if backend == Backend::Cuda
+                && let Some(made) = grouped::plain(x, &[gate, up])?
+            {
+                return Ok(made);
             }
             let made = products(x, &[gate, up])?;
             activation::swiglu(&made[0], &made[1])
@@ -241,7 +248,7 @@ fn only(made: Vec<Array>) -> Array {
     made.into_iter().next().expect("one output was asked for")
 }
 
-fn check(x: &Array, w: &Quantized, n_dims: usize) -> Result<()> {
+pub(crate) fn check(x: &Array, w: &Quantized, n_dims: usize) -> Result<()> {
     expect_float(OP, "x", x)?;
     expect_dtype(OP, "w", &w.weight, Dtype::U32)?;
     let (bits, group) = (w.quantization.bits, w.quantization.group_size);

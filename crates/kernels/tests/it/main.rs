@@ -10,6 +10,7 @@ mod dense;
 mod embedding;
 mod experts;
 mod gated_delta;
+mod grouped;
 mod norm;
 mod quantized;
 mod rope;

@@ -44,7 +44,8 @@ impl Product {
     /// Fused if the device's products of `weight` `[.., out, in]` are those of the dequantized
     /// matrix, else expanded. They are tried for one number of rows of each tile height that MLX's
     /// CUDA kernels have, which are compiled apart and can be wrong apart. Of a stack the first few
-    /// matrices are tried, chosen by index.
+    /// matrices are tried, chosen by index; in groups of rows they go through the kernel that many
+    /// rows of one matrix are tried with.
     pub(crate) fn proven(weight: &Quantized, shape: &[i32], dtype: Dtype) -> Result<Self> {
         let (n_in, n_stack) = (shape[shape.len() - 1], shape[..shape.len() - 2].iter().product());
         let most = PROOF_ROWS[PROOF_ROWS.len() - 1];
@@ -128,7 +129,7 @@ impl Matrix {
     }
 
     /// The codes, if the device multiplies with them as they are.
-    fn codes(&self) -> Option<&Quantized> {
+    pub(crate) fn codes(&self) -> Option<&Quantized> {
         match self {
             Matrix::Quantized(weight, Product::Fused) => Some(weight),
             _ => None,

@@ -1,8 +1,11 @@
 //! Experts: a router chooses a few of many feed-forward blocks for each token. N tokens · E hidden
 //! · I width of an expert · k experts per token.
 
-use kernels::{activation, dense, experts, router};
-use mlx::{Array, Dtype};
+use kernels::experts::{self, Shared, Sum};
+use kernels::grouped::{self, Groups};
+use kernels::router::{self, Routed};
+use kernels::{activation, dense};
+use mlx::{Array, Dtype, Quantized};
 
 use crate::checkpoint::{Scope, StackSizes};
 use crate::layers::{FeedForward, Linear, Stack, SwiGlu};
@@ -43,22 +46,37 @@ pub enum Router {
 }
 
 impl Router {
-    /// Tokens `[N, E]` → their experts (u32) and weights, both `[N, k]`.
-    fn choose(&self, x: &Array) -> Result<(Array, Array)> {
+    /// k.
+    fn n_used(&self) -> i32 {
+        match self {
+            Router::Softmax { n_used, .. } | Router::TopSoftmax { n_used, .. } => *n_used,
+            Router::Sigmoid { how, .. } => how.k,
+        }
+    }
+
+    /// The experts of tokens `[N, E]`, and what `beside` makes of the tokens.
+    fn choose(&self, x: &Array, beside: Option<&Linear>) -> Result<(Routed, Option<Array>)> {
+        let logits = |gate| match beside {
+            Some(beside) => {
+                let [logits, beside] = Linear::forward_all([gate, beside], x)?;
+                Ok((logits, Some(beside)))
+            }
+            None => Ok::<_, Error>((gate.forward(x)?, None)),
+        };
         match self {
             Router::Softmax { gate, n_used, normalizes } => {
-                let routed = router::softmax_topk(&gate.forward(x)?, *n_used, *normalizes)?;
-                Ok((routed.indices, routed.weights.astype(x.dtype())?))
+                let (logits, beside) = logits(gate)?;
+                Ok((router::softmax_topk(&logits, *n_used, *normalizes)?, beside))
             }
             Router::TopSoftmax { gate, n_used } => {
-                let routed = router::topk_softmax(&gate.forward(x)?, *n_used)?;
-                Ok((routed.indices, routed.weights.astype(x.dtype())?))
+                let (logits, beside) = logits(gate)?;
+                Ok((router::topk_softmax(&logits, *n_used)?, beside))
             }
             Router::Sigmoid { gate, correction_bias, how } => {
                 // [N, n]
                 let logits = dense::product_transposed(&x.astype(Dtype::F32)?, gate)?;
                 let routed = router::sigmoid_topk(&logits, correction_bias, how)?;
-                Ok((routed.indices, routed.weights))
+                Ok((routed, beside.map(|beside| beside.forward(x)).transpose()?))
             }
         }
     }
@@ -124,6 +142,7 @@ pub struct Experts {
     up_proj: Stack,   // E → I
     down_proj: Stack, // I → E
     activation: Activation,
+    n_experts: i32,
 }
 
 impl Experts {
@@ -136,50 +155,35 @@ impl Experts {
             up_proj: weights.stack("up_proj", sizes(c.hidden, c.inner), c.bias)?,
             down_proj: weights.stack("down_proj", sizes(c.inner, c.hidden), c.bias)?,
             activation: c.activation,
+            n_experts: c.n_experts,
         })
     }
 
-    /// Tokens `[N, E]`, their experts and weights `[N, k]` → the weighted sum `[N, E]`.
-    fn forward(&self, x: &Array, chosen: &Array, weights: &Array) -> Result<Array> {
-        self.forward_by(MAX_PAIRS, x, chosen, weights)
+    /// What the experts `chosen` `[N, k]` make of tokens `[N, E]`: `[N·k, E]`, and where the pairs
+    /// are in it, `[N, k]`, unless they are in order.
+    fn forward(&self, x: &Array, chosen: &Array) -> Result<(Array, Option<Array>)> {
+        let (n, k, width) = (chosen.dim(0), chosen.dim(1), x.dim(1));
+        let codes = self.plain_codes();
+        let pays = codes.is_some_and(|codes| grouped::pays(n * k, x, &codes));
+        if n * k < experts::sorts_from() && !pays {
+            let x = x.reshape(&[n, 1, 1, width])?;
+            return Ok((self.run(&x, chosen, false)?.reshape(&[n * k, width])?, None));
+        }
+        let groups = Groups::of(chosen, self.n_experts)?;
+        let y = match codes {
+            Some([gate, up, down]) => groups.product(&groups.swiglu(x, gate, up)?, down)?,
+            None => self.run(&groups.rows(x)?, &groups.which()?, true)?.squeeze(&[1])?,
+        };
+        Ok((y, Some(groups.places)))
     }
 
-    /// The same with at most `max_pairs` at once.
-    fn forward_by(
-        &self,
-        max_pairs: i32,
-        x: &Array,
-        chosen: &Array,
-        weights: &Array,
-    ) -> Result<Array> {
-        let (n, k) = (chosen.dim(0), chosen.dim(1));
-        if n > 1 && n * k > max_pairs {
-            let step = (max_pairs / k).max(1);
-            let slices = (0..n).step_by(step as usize).map(|begin| {
-                let tokens = begin..n.min(begin + step);
-                self.forward_by(
-                    max_pairs,
-                    &x.slice_axis(0, tokens.clone())?,
-                    &chosen.slice_axis(0, tokens.clone())?,
-                    &weights.slice_axis(0, tokens)?,
-                )
-            });
-            let slices = slices.collect::<Result<Vec<_>>>()?;
-            return Ok(mlx::concatenate(&slices.iter().collect::<Vec<_>>(), 0)?);
-        }
-        let y = if n * k < experts::sorts_from() {
-            let x = x.reshape(&[n, 1, 1, -1])?;
-            self.run(&x, chosen, false)?.squeeze(&[2])? // [N, k, E]
-        } else {
-            let pairs = chosen.flatten(0, 1)?;
-            let order = pairs.argsort(0)?;
-            let k_array = Array::scalar(k as f32, order.dtype())?;
-            let rows = x.take(&order.floor_div(&k_array)?, 0)?.reshape(&[n * k, 1, -1])?;
-            let sorted = self.run(&rows, &pairs.take(&order, 0)?, true)?.squeeze(&[1])?;
-            sorted.take(&order.argsort(0)?, 0)?.reshape(&[n, k, x.dim(1)])?
-        };
-        let weighted = y.mul(&weights.expand_dims(&[-1])?)?;
-        Ok(weighted.sum(&[1])?.astype(x.dtype())?)
+    /// The codes of all projections, if there is nothing else to them.
+    fn plain_codes(&self) -> Option<[&Quantized; 3]> {
+        let Activation::SwiGlu = self.activation else { return None };
+        let stacks = [&self.gate_proj, &self.up_proj, &self.down_proj];
+        let plain = stacks.map(|stack| stack.weight.codes().filter(|_| stack.bias.is_none()));
+        let [gate, up, down] = plain;
+        Some([gate?, up?, down?])
     }
 
     fn run(&self, x: &Array, which: &Array, sorted: bool) -> Result<Array> {
@@ -214,19 +218,38 @@ pub struct Moe {
     pub shared: Option<SharedExpert>,
 }
 
+impl Moe {
+    /// `onto` plus what the experts make of `x`, both `[N, E]`, with at most `max_pairs` at once.
+    fn forward_by(&self, max_pairs: i32, onto: &Array, x: &Array) -> Result<Array> {
+        let (n, step) = (x.dim(0), (max_pairs / self.router.n_used()).max(1));
+        if n > step {
+            let slices = (0..n).step_by(step as usize).map(|begin| {
+                let slice = |x: &Array| x.slice_axis(0, begin..n.min(begin + step));
+                self.forward_by(max_pairs, &slice(onto)?, &slice(x)?)
+            });
+            let slices = slices.collect::<Result<Vec<_>>>()?;
+            return Ok(mlx::concatenate(&slices.iter().collect::<Vec<_>>(), 0)?);
+        }
+        let shared_gate = self.shared.as_ref().and_then(|shared| shared.gate.as_ref());
+        let (routed, gate) = self.router.choose(x, shared_gate)?;
+        let (y, places) = self.experts.forward(x, &routed.indices)?;
+        let shared = self.shared.as_ref().map(|shared| shared.mlp.forward(x)).transpose()?;
+        let sum = Sum {
+            onto,
+            y: &y,
+            places: places.as_ref(),
+            weights: &routed.weights,
+            shared: shared.as_ref().map(|y| Shared { y, gate: gate.as_ref() }),
+        };
+        Ok(sum.run()?)
+    }
+}
+
 impl FeedForward for Moe {
     fn forward_onto(&self, onto: &Array, x: &Array) -> Result<Array> {
-        let tokens = x.reshape(&[-1, x.dim(-1)])?; // [N, E]
-        let (chosen, weights) = self.router.choose(&tokens)?;
-        let mut y = self.experts.forward(&tokens, &chosen, &weights)?;
-        if let Some(shared) = &self.shared {
-            let mut always = shared.mlp.forward(&tokens)?;
-            if let Some(gate) = &shared.gate {
-                always = always.mul(&gate.forward(&tokens)?.sigmoid()?)?;
-            }
-            y = y.add(&always)?;
-        }
-        Ok(onto.add(&y.reshape(x.shape())?)?)
+        let tokens = |x: &Array| x.reshape(&[-1, x.dim(-1)]); // [N, E]
+        let sum = self.forward_by(MAX_PAIRS, &tokens(onto)?, &tokens(x)?)?;
+        Ok(sum.reshape(x.shape())?)
     }
 }
 
@@ -250,11 +273,13 @@ mod tests {
             up_proj: stack(2, 24, 16),
             down_proj: stack(3, 16, 24),
             activation: Activation::SwiGlu,
+            n_experts: 5,
         };
-        let (x, weights) = (normal(4, &[43, 16]), normal(5, &[43, 3]));
-        let chosen = Key::from_seed(6).unwrap().integers(0, 5, &[43, 3]).unwrap();
-        let chosen = chosen.astype(Dtype::U32).unwrap();
-        let run = |pairs| experts.forward_by(pairs, &x, &chosen, &weights).unwrap();
+        let gate = Linear { weight: Matrix::Dense(normal(4, &[5, 16])), bias: None };
+        let router = Router::Softmax { gate, n_used: 3, normalizes: true };
+        let moe = Moe { router, experts, shared: None };
+        let (onto, x) = (normal(5, &[43, 16]), normal(6, &[43, 16]));
+        let run = |pairs| moe.forward_by(pairs, &onto, &x).unwrap();
         let wanted = run(1000);
         for pairs in [2, 70, 128] {
             let off = run(pairs).sub(&wanted).unwrap().abs().unwrap().max(&[0, 1]).unwrap();
