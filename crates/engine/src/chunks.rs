@@ -18,7 +18,7 @@ const EXPERTS_SHARE: f64 = 0.5;
 const PRODUCTS_GPU: f64 = 5e12;
 const TOKENS_GPU: [usize; 2] = [256, 2048];
 /// Into so many parts a pass is cut for prompts that begin while others decode.
-const PARTS_BESIDE: usize = 4;
+const PARTS_BESIDE: usize = 8;
 
 /// Tokens of a pass over a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
