@@ -7,6 +7,9 @@ use crate::reason::Match;
 
 /// The least distance between rungs of the ladder, a power of two.
 const MIN_STRIDE: usize = 2048;
+/// Tokens that are worth a checkpoint at the end of a prompt that was asked again: fewer take about
+/// as long as one.
+const MIN_AGAIN: usize = 64;
 
 /// Where the caller's prompt has a seam.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +58,13 @@ pub fn plan_captures(found: &Match, boundaries: &[Boundary], is_tight: bool) -> 
     }
     // What parted here once will again: the first to notice pays, and later ones resume. What is
     // only remembered counts too: it was asked for twice.
-    let branch = Capture { at: found.seen, class: Class::BranchPoint };
-    captures.extend(Some(branch).filter(is_ahead));
+    // Of a prompt that is known as a whole the last token is computed again for what follows it.
+    let last = found.n_tokens.saturating_sub(1);
+    let is_new = found.seen <= last;
+    let branch = Capture { at: found.seen.min(last), class: Class::BranchPoint };
+    let before = captures.last().map_or(found.usable, |seam| seam.at);
+    let pays = |c: &Capture| is_new || c.at >= before + MIN_AGAIN;
+    captures.extend(Some(branch).filter(is_ahead).filter(pays));
     if !is_tight {
         let mut from = found.usable;
         let mut ends = captures.iter().map(|c| c.at).collect::<Vec<_>>();
@@ -126,6 +134,17 @@ mod tests {
         check(found(1000, 0, 123, 123), &[], true, &[123]);
         check(found(1000, 0, 0, 321), &[], true, &[321]);
         check(found(1000, 123, 123, 123), &[], false, &[]);
+    }
+
+    #[test]
+    fn a_prompt_that_is_asked_again_is_captured_before_its_last_token() {
+        check(found(1000, 0, 1000, 1000), &[], false, &[999]);
+        check(found(1000, 900, 1000, 1000), &[], true, &[999]);
+        check(found(1000, 990, 1000, 1000), &[], false, &[]);
+        check(found(1000, 0, 1000, 1000), &[Boundary::Prompt(996)], false, &[996]);
+        check(found(1000, 999, 1000, 1000), &[], false, &[]);
+        check(found(1, 0, 1, 1), &[], false, &[]);
+        check(found(0, 0, 0, 0), &[], false, &[]);
     }
 
     #[test]

@@ -28,6 +28,17 @@ fn a_prompt_asked_again_is_not_computed_again() {
 }
 
 #[test]
+fn a_prompt_that_comes_a_third_time_resumes_before_its_last_token_without_seams() {
+    for model in models() {
+        let mut twice = Twice::new(model, CacheSettings::default());
+        let prompt = Rng(10).tokens(150);
+        twice.ask(&prompt, &[]);
+        twice.ask(&prompt, &[]);
+        assert_eq!(twice.ask(&prompt, &[]).cached_tokens, 149, "{model}");
+    }
+}
+
+#[test]
 fn answers_are_prefixes_too() {
     for model in models() {
         let mut twice = Twice::new(model, CacheSettings::default());
