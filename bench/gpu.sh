@@ -15,7 +15,7 @@ out=$2
 mkdir -p "$out"
 # As offshoot sets them for its runner; see CUDA_SETTINGS in crates/server/src/backend.rs.
 export MLX_ENABLE_TF32=0 MLX_CUDA_GRAPH_CACHE_SIZE=2000 MLX_MAX_MB_PER_BUFFER=20000
-export MLX_MAX_OPS_PER_BUFFER=1000
+export MLX_MAX_OPS_PER_BUFFER=200 GLIBC_TUNABLES=glibc.malloc.tcache_count=4000
 
 tests() { # program, seconds
   local program=$1 limit=$2 begun=$SECONDS log="$out/$1.txt"
