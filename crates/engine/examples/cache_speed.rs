@@ -42,6 +42,8 @@ fn main() {
 struct Run {
     engine: Engine,
     n_asked: u64,
+    /// Whether answers have log probabilities, which cost time.
+    tells: bool,
 }
 
 /// Of one request.
@@ -58,7 +60,11 @@ impl Run {
         let request =
             LoadRequest { source, cache, chunk_tokens: None, deterministic: false, max_rows: None };
         let engine = Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()));
-        Self { engine: engine.map_err(|e| e.message).expect("the shape loads"), n_asked: 0 }
+        Self {
+            engine: engine.map_err(|e| e.message).expect("the shape loads"),
+            n_asked: 0,
+            tells: false,
+        }
     }
 
     /// Tokens that belong to `who` alone.
@@ -75,7 +81,7 @@ impl Run {
             max_tokens,
             stop_tokens: vec![],
             sampling: Sampling::greedy(),
-            top_logprobs: Some(1),
+            top_logprobs: self.tells.then_some(1),
             namespace: 0,
             boundaries: vec![],
             grammar: None,
@@ -96,7 +102,7 @@ impl Run {
         loop {
             let mut take = |event| match event {
                 Event::Matched(found) => answer.tier = found.tier,
-                Event::Token { id, token, logprob, .. } if id == own && answer.first.is_none() => {
+                Event::Token { id, token, logprob, .. } if id == own && answer.first_ms == 0.0 => {
                     answer.first_ms = begun.elapsed().as_secs_f64() * 1e3;
                     answer.first = logprob.map(|value| (token, value));
                 }
@@ -125,12 +131,14 @@ impl Run {
         let all = ms.iter().map(|ms| format!("{ms:.2}")).collect::<Vec<_>>().join(", ");
         ms.sort_by(f64::total_cmp);
         let last = &answers[answers.len() - 1];
+        let logprobs = answers.iter().filter_map(|a| Some(a.first?.1.to_string()));
         println!(
             "{{\"what\": \"{what}\", \"ms\": {:.2}, \"all_ms\": [{all}], \"cached_tokens\": {}, \
-             \"tier\": \"{:?}\"}}",
+             \"tier\": \"{:?}\", \"logprobs\": [{}]}}",
             ms[ms.len() / 2],
             last.cached_tokens,
-            last.tier
+            last.tier,
+            logprobs.collect::<Vec<_>>().join(", ")
         );
     }
 
@@ -174,17 +182,26 @@ impl Run {
     fn restore(&mut self, n_tokens: usize, bytes: u64) {
         let prompts = [1, 5].map(|who| self.text(who, n_tokens));
         // Computed, and then as the device has it, before the other pushes it off.
-        let device = prompts.each_ref().map(|prompt| [self.ask(prompt), self.ask(prompt)][1].first);
-        let answers = (0..2 * N_TIMES).map(|i| self.ask(&prompts[i % 2])).collect::<Vec<_>>();
-        self.report("first token, from the host", &answers);
-        let difference = |(i, answer): (usize, &Answer)| match (answer.first, device[i % 2]) {
-            (Some((token, a)), Some((wanted, b))) if token == wanted => (a - b).abs(),
-            _ => f32::INFINITY,
-        };
-        let most = answers.iter().enumerate().map(difference).fold(0.0, f32::max);
+        self.tells = true;
+        let device = prompts.each_ref().map(|prompt| {
+            let answers = [self.ask(prompt), self.ask(prompt)];
+            self.report("first token, new and as the device has it", &answers);
+            answers[1].first
+        });
+        let answers = prompts.each_ref().map(|prompt| self.ask(prompt));
+        self.report("first token with its log probability, from the host", &answers);
+        self.tells = false;
+        let most =
+            answers.iter().zip(device).map(|(answer, device)| match (answer.first, device) {
+                (Some((token, a)), Some((wanted, b))) if token == wanted => (a - b).abs(),
+                _ => f32::INFINITY,
+            });
+        let most = most.fold(0.0, f32::max);
         println!(
             "{{\"what\": \"difference of log probabilities, host or device\", \"max\": {most}}}"
         );
+        let answers = (0..2 * N_TIMES).map(|i| self.ask(&prompts[i % 2])).collect::<Vec<_>>();
+        self.report("first token, from the host", &answers);
         let best = answers.iter().map(|a| a.first_ms).fold(f64::INFINITY, f64::min);
         let gb_s = bytes as f64 / best / 1e6;
         println!("{{\"what\": \"bytes per second of the fastest\", \"gb_s\": {gb_s:.1}}}");
