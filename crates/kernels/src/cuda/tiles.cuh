@@ -24,14 +24,15 @@ __device__ inline void load_transposed(unsigned (&to)[4], const void* row) {
 // 16 bytes to shared memory, zeros if not `is_there`.
 __device__ inline void copy_ahead(void* to, const void* from, bool is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
-               "l"(from), "r"(is_there ? 16 : 0));
+               "l"(from), "r"(is_there ? 16 : 0)
+               : "memory");
 }
 
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;"); }
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <int N>
 __device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(N));
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
 }  // namespace offshoot

@@ -85,38 +85,6 @@ struct Floats {
   }
 };
 
-// Small whole numbers as floats, to the last bit: they are the low bits of one that is large.
-template <typename T>
-struct Whole;
-
-template <>
-struct Whole<__nv_bfloat16> {
-  static constexpr unsigned ONES = 0x3f803f80u;
-  static constexpr unsigned LARGE = 0x43004300u;
-  static constexpr float LARGE_VALUE = 128.0f;
-  static constexpr float BYTES_VALUE = 0.0f;
-
-  // Bytes 0 and 1, or 2 and 3. A byte and 128 together need a bit too many.
-  static __device__ unsigned bytes(unsigned word, int first) {
-    const float low = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + first));
-    const float high = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7441 + first));
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low - 8388608.0f, high - 8388608.0f);
-    return *reinterpret_cast<const unsigned*>(&pair);
-  }
-};
-
-template <>
-struct Whole<__half> {
-  static constexpr unsigned ONES = 0x3c003c00u;
-  static constexpr unsigned LARGE = 0x64006400u;
-  static constexpr float LARGE_VALUE = 1024.0f;
-  static constexpr float BYTES_VALUE = 1024.0f;
-
-  static __device__ unsigned bytes(unsigned word, int first) {
-    return __byte_perm(word, 0x64646464u, first == 0 ? 0x4140 : 0x4342);
-  }
-};
-
 // Weights scale · code + bias, NEIGHBOURS of a row sharing the two. Of the
 // two groups of a step the scales are whole words.
 template <typename T, typename S, int BITS, int NEIGHBOURS>
@@ -129,7 +97,7 @@ struct Affine {
   static constexpr int PAIR = GROUPS * sizeof(S) / 4;  // words of a row's scales
   static constexpr int ALL_CODES = 2 * GROUPS * CODES * 32;
   static constexpr int WORDS = ALL_CODES + 2 * TILE_ROWS * PAIR;
-  static constexpr float ADDED = BITS == 4 ? Whole<T>::LARGE_VALUE : Whole<T>::BYTES_VALUE;
+  static constexpr float ADDED = ADDED_TO_CODES<T, BITS>;
 
   const unsigned* codes;
   const S* scales;
@@ -180,23 +148,13 @@ struct Affine {
     }
   }
 
-  // Pairs of a chunk: of 4 bits each code with the one that stands four behind.
+  // Pairs of a chunk.
   static __device__ void unpack(unsigned (&pairs)[4], const unsigned (&words)[CODES], int chunk) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (BITS == 4) {
-        pairs[i] = (words[chunk] >> (4 * i) & 0x000f000fu) | Whole<T>::LARGE;
-      } else {
-        pairs[i] = Whole<T>::bytes(words[2 * chunk + i / 2], i % 2 * 2);
-      }
-    }
+    for (int i = 0; i < 4; ++i) pairs[i] = pair_of_codes<T, BITS>(words + chunk * BITS / 4, i);
   }
 
-  static __device__ uint4 ordered(uint4 v) {
-    if constexpr (BITS != 4) return v;
-    return {__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
-            __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632)};
-  }
+  static __device__ uint4 ordered(uint4 v) { return in_order_of_codes<BITS>(v); }
 
   // Sums of x alone, in the layout of a tile's.
   static __device__ void add_x(float (&of_x)[4], const uint4 (&x)[CHUNKS]) {

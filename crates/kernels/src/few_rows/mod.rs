@@ -252,7 +252,7 @@ impl Call<'_> {
                 join.n_tiles(),
                 u8::from(which.is_some())
             ),
-            source: include_str!("few_rows.cu"),
+            source: concat!(include_str!("../cuda/codes.cuh"), include_str!("few_rows.cu")),
             inputs: [("x", Some(x)), ("which", which)].into_iter().chain(of_matrices).collect(),
             outputs: OUTPUTS[..shapes.len()].to_vec(),
             call: &|| self.text(n_dims),

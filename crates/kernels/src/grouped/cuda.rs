@@ -17,6 +17,12 @@ const STAGES: i32 = 3;
 /// Bytes of a row's codes that a step takes.
 const STEP_BYTES: i32 = 64;
 
+const SOURCE: &str = concat!(
+    include_str!("../cuda/tiles.cuh"),
+    include_str!("../cuda/codes.cuh"),
+    include_str!("grouped.cu")
+);
+
 /// Rows that share a matrix.
 #[derive(Debug)]
 pub(super) struct Tiles {
@@ -145,7 +151,7 @@ impl Call<'_> {
         let n_dims = stacks[0].weight.n_dims();
         let kernel = Kernel {
             name: format!("offshoot_{function}_{bits}_{group}_{share}_{n_dims}"),
-            source: include_str!("grouped.cu"),
+            source: SOURCE,
             inputs: given.into_iter().chain(of_stacks).collect(),
             outputs: vec!["y"],
             call: &|| {

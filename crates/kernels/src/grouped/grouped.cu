@@ -8,57 +8,22 @@
 
 namespace offshoot {
 
-// Words of codes as pairs of floats in the order of `ordered`, to the last bit.
-template <typename T, int BITS>
-struct Codes;
+// Two neighbours.
+template <typename T>
+struct PairOf;
 
 template <>
-struct Codes<__nv_bfloat16, 4> {
-  using Pair = __nv_bfloat162;
-  // 128 and a code need no more than bf16's bits.
-  static __device__ Pair pair(const unsigned* words, int i) {
-    const unsigned bits = (words[i / 4] >> (4 * (i % 4)) & 0x000f000fu) | 0x43004300u;
-    return __hsub2(*reinterpret_cast<const Pair*>(&bits), __floats2bfloat162_rn(128.0f, 128.0f));
-  }
+struct PairOf<__nv_bfloat16> {
+  using Type = __nv_bfloat162;
 };
 
 template <>
-struct Codes<__half, 4> {
-  using Pair = __half2;
-  static __device__ Pair pair(const unsigned* words, int i) {
-    const unsigned bits = (words[i / 4] >> (4 * (i % 4)) & 0x000f000fu) | 0x64006400u;
-    return __hsub2(*reinterpret_cast<const Pair*>(&bits), __floats2half2_rn(1024.0f, 1024.0f));
-  }
-};
-
-template <>
-struct Codes<__nv_bfloat16, 8> {
-  using Pair = __nv_bfloat162;
-  static __device__ Pair pair(const unsigned* words, int i) {
-    const unsigned word = words[i / 2];
-    const int first = i % 2 * 2;
-    const float low = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 + first));
-    const float high = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7441 + first));
-    return __floats2bfloat162_rn(low - 8388608.0f, high - 8388608.0f);
-  }
-};
-
-template <>
-struct Codes<__half, 8> {
-  using Pair = __half2;
-  static __device__ Pair pair(const unsigned* words, int i) {
-    const unsigned bits = __byte_perm(words[i / 2], 0x64646464u, i % 2 == 0 ? 0x4140 : 0x4342);
-    return __hsub2(*reinterpret_cast<const Pair*>(&bits), __floats2half2_rn(1024.0f, 1024.0f));
-  }
+struct PairOf<__half> {
+  using Type = __half2;
 };
 
 __device__ inline __nv_bfloat162 both(__nv_bfloat16 x) { return __bfloat162bfloat162(x); }
 __device__ inline __half2 both(__half x) { return __half2half2(x); }
-
-__device__ inline void copy_ahead(void* to, const void* from) {
-  const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
-}
 
 template <typename T, int BITS, int NEIGHBOURS>
 struct Grouped {
@@ -74,7 +39,7 @@ struct Grouped {
   static constexpr int CODE_BYTES = WARPS * 32 * 64;
   static constexpr int STAGE_BYTES = X_BYTES + CODE_BYTES;
   static constexpr int OUT_STRIDE = WARPS * 16 + 8;
-  using Pair = typename Codes<T, BITS>::Pair;
+  using Pair = typename PairOf<T>::Type;
 
   struct Matrix {
     const unsigned* codes;
@@ -124,7 +89,7 @@ struct Grouped {
         for (int i = 0; i < EACH; ++i) {
           const int at = (tid + i * THREADS) / PIECES, piece = (tid + i * THREADS) % PIECES;
           char* place = to + (at * 4 + piece / CHUNKS) * PADDED + piece % CHUNKS * 16;
-          if (at < count) copy_ahead(place, from_x[i] + step * STEP);
+          if (at < count) copy_ahead(place, from_x[i] + step * STEP, true);
         }
         to += X_BYTES + warp * 32 * 64 + lane * 16;
 #pragma unroll
@@ -133,11 +98,11 @@ struct Grouped {
           for (int half = 0; half < 2; ++half) {
             const char* codes = reinterpret_cast<const char*>(weights[m].codes);
             const long bytes = own[m][half] * (k / 8 * BITS) + step * 64 + part * 16;
-            copy_ahead(to + (m * 2 + half) * 512, codes + bytes);
+            copy_ahead(to + (m * 2 + half) * 512, codes + bytes, true);
           }
         }
       }
-      asm volatile("cp.async.commit_group;" ::: "memory");
+      commit_copies();
     };
     const auto scales_of = [&](int step) {
       Scales of = {};
@@ -160,7 +125,7 @@ struct Grouped {
     Scales next = scales_of(0);
     int stage = 0;
     for (int step = 0; step < n_steps; ++step) {
-      asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+      wait_for_copies<STAGES - 2>();
       __syncthreads();
       fetch(step + STAGES - 1, stage == 0 ? STAGES - 1 : stage - 1);
       const Scales scales = next;
@@ -168,7 +133,7 @@ struct Grouped {
       multiply(memory + stage * STAGE_BYTES, scales, count, sums);
       stage = stage == STAGES - 1 ? 0 : stage + 1;
     }
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    wait_for_copies<0>();
     __syncthreads();
   }
 
@@ -194,7 +159,7 @@ struct Grouped {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const unsigned* from = words[m][half] + chunk * BITS / 4;
-            const Pair weight = __hfma2(Codes<T, BITS>::pair(from, i), scale, bias);
+            const Pair weight = __hfma2(whole(pair_of_codes<T, BITS>(from, i)), scale, bias);
             a[m][i / 2][i % 2 * 2 + half] = *reinterpret_cast<const unsigned*>(&weight);
           }
         }
@@ -202,7 +167,7 @@ struct Grouped {
 #pragma unroll
       for (int j = 0; j < ROWS / 8; ++j) {
         if (j * 8 >= count) break;
-        const uint4 b = ordered(
+        const uint4 b = in_order_of_codes<BITS>(
             *reinterpret_cast<const uint4*>(of_x + j * 8 * 4 * PADDED + chunk * 16));
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
@@ -213,11 +178,10 @@ struct Grouped {
     }
   }
 
-  // Of 4 bits a code is unpacked together with the one four behind it.
-  static __device__ uint4 ordered(uint4 v) {
-    if constexpr (BITS != 4) return v;
-    return {__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
-            __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632)};
+  static __device__ Pair whole(unsigned bits) {
+    const Pair pair = *reinterpret_cast<const Pair*>(&bits);
+    if constexpr (ADDED_TO_CODES<T, BITS> == 0.0f) return pair;
+    return __hsub2(pair, both(static_cast<T>(ADDED_TO_CODES<T, BITS>)));
   }
 
   // Outputs of a tile, one of 16 rows for each warp, gathered and written as rows of y [.., n] from
