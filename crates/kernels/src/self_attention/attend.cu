@@ -8,6 +8,7 @@
 namespace offshoot {
 
 constexpr unsigned NOT_WRITTEN = 0xffffffffu;
+constexpr int MAX_PARTS = 64;
 
 // What a block of threads shares. GROUP query heads read one head of keys; rows are padded, so that
 // eight of them lie in different banks.
@@ -243,18 +244,39 @@ __device__ void attend(
     const float* of_sums = part_sums + (first_head + r) * n_parts * 2;
     const float* of_parts = part_out + (first_head + r) * n_parts * DV;
     const float sink = sinks ? static_cast<float>(sinks[kv * GROUP + r]) * LOG2_E : nothing;
+    // A lane has the tops and sums of every 32nd part.
     float all_top = sink;
-    for (int p = 0; p < n_parts; ++p) all_top = fmaxf(all_top, __ldcg(of_sums + 2 * p));
-    float divisor = sinks ? exp2f(sink - all_top) : 0.0f;
-    float joined[DV / 32] = {};
-#pragma unroll 4
-    for (int p = 0; p < n_parts; ++p) {
-      const float part_sum = __ldcg(of_sums + 2 * p + 1);
-      const float factor = part_sum > 0.0f ? exp2f(__ldcg(of_sums + 2 * p) - all_top) : 0.0f;
-      divisor += part_sum * factor;
+    float factors[MAX_PARTS / 32], part_sum[MAX_PARTS / 32];
 #pragma unroll
-      for (int i = 0; i < DV / 32; ++i) {
-        joined[i] += factor * __ldcg(of_parts + p * DV + i * 32 + lane);
+    for (int i = 0; i < MAX_PARTS / 32; ++i) {
+      const int p = i * 32 + lane;
+      factors[i] = p < n_parts ? __ldcg(of_sums + 2 * p) : nothing;
+      part_sum[i] = p < n_parts ? __ldcg(of_sums + 2 * p + 1) : 0.0f;
+      all_top = fmaxf(all_top, factors[i]);
+    }
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) {
+      all_top = fmaxf(all_top, __shfl_xor_sync(0xffffffffu, all_top, i));
+    }
+    float divisor = 0.0f;
+#pragma unroll
+    for (int i = 0; i < MAX_PARTS / 32; ++i) {
+      factors[i] = part_sum[i] > 0.0f ? exp2f(factors[i] - all_top) : 0.0f;
+      divisor += part_sum[i] * factors[i];
+    }
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) divisor += __shfl_xor_sync(0xffffffffu, divisor, i);
+    if (sinks) divisor += exp2f(sink - all_top);
+    float joined[DV / 32] = {};
+#pragma unroll
+    for (int half = 0; half < MAX_PARTS / 32; ++half) {
+#pragma unroll 8
+      for (int p = half * 32; p < min(n_parts, half * 32 + 32); ++p) {
+        const float factor = __shfl_sync(0xffffffffu, factors[half], p % 32);
+#pragma unroll
+        for (int i = 0; i < DV / 32; ++i) {
+          joined[i] += factor * __ldcg(of_parts + p * DV + i * 32 + lane);
+        }
       }
     }
 #pragma unroll

@@ -23,8 +23,8 @@ const RUN_BYTES: i32 = 16;
 
 /// Blocks of threads that keep a large device busy.
 const MANY_GROUPS: i32 = 264;
-/// Parts of one row's tokens, at most: the last one to end joins them alone.
-pub(super) const MAX_PARTS: i32 = 32;
+/// Parts of one row's tokens, at most, as the source has it: the last one to end joins them alone.
+const MAX_PARTS: i32 = 64;
 /// Rows times heads of keys that may wait for each other.
 pub(super) const N_TICKETS: i32 = 4096;
 

@@ -9,12 +9,14 @@
 use mlx::{Array, Dtype, Launch, Result};
 
 use super::Layout;
-use super::cuda::{Call, MAX_PARTS, N_TICKETS, tickets};
+use super::cuda::{Call, N_TICKETS, tickets};
 use crate::cuda::{Kernel, has_warp_groups, shared_limit_bytes};
 
 const THREADS: i32 = 256;
 /// Elements that a thread writes.
 const RUN: i32 = 8;
+/// Parts of one row's tokens, at most: the last one to end joins them alone.
+const MAX_PARTS: i32 = 32;
 /// Blocks of threads that a large device runs at once.
 const N_GROUPS: i32 = 132;
 /// Tiles of keys below which a part is not worth joining.

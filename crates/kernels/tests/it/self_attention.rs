@@ -245,12 +245,14 @@ fn in_blocks_as_in_rows_and_as_in_the_twin() {
 const KINDS: [(Option<i32>, bool); 4] =
     [(None, false), (Some(40), false), (None, true), (Some(333), true)];
 
-/// `n` new tokens for each of six rows, in blocks that the rows have by turns.
-fn over_long_contexts(layer: Layer, dtype: Dtype, n: i32, seed: u64) {
+/// Where six rows stand.
+const BEGINS: [i32; 6] = [0, 1, 63, 64, 517, 1_029];
+
+/// `n` new tokens for each row from `begins` on, in blocks that the rows have by turns.
+fn over_long_contexts(begins: &[i32], layer: Layer, dtype: Dtype, n: i32, seed: u64) {
     const BLOCK: i32 = 32;
-    let begins = [0i32, 1, 63, 64, 517, 1_029];
     let rows = begins.len() as i32;
-    let per_row = (1_029 + n) / BLOCK + 1;
+    let per_row = (begins.iter().max().unwrap() + n) / BLOCK + 1;
     let mut values = Values(seed);
     let weights = Weights::new(layer, &mut values);
     // One block is nobody's.
@@ -279,13 +281,13 @@ fn over_long_contexts(layer: Layer, dtype: Dtype, n: i32, seed: u64) {
     };
     let mut first = Cache { keys: copy(&keys), values: copy(&held) };
     let mut second = Cache { keys, values: held };
-    let positions = Array::from_slice(&begins, &[rows]).unwrap();
+    let positions = Array::from_slice(begins, &[rows]).unwrap();
     let at = Positions::Rows { positions: &positions, lengths: None };
     // Twice, because parts of a pass leave something for the next.
     for turn in 0..2 {
         let (tokens, masks) = (weights.tokens(rows, n, dtype, &mut values), Masks::default());
         let layout = Layout::Blocks { table: &table, slots: &slots, begins: &positions };
-        let call = SelfAttention { layout, ..weights.call(&tokens, at, Some(&begins), &masks) };
+        let call = SelfAttention { layout, ..weights.call(&tokens, at, Some(begins), &masks) };
         let (found, wanted) = (call.run(first).unwrap(), call.reference(second).unwrap());
         let what = format!("turn {turn}, {n} new, {layer:?}, {dtype}");
         close(&what, &found.out, &wanted.out, within(dtype));
@@ -305,7 +307,20 @@ fn one_new_token_per_row_over_long_contexts_in_blocks() {
         let (window, sinks) = KINDS[i % KINDS.len()];
         let layer =
             Layer { heads, kv_heads, dim, value_dim: dim, norms: true, window, sinks, ..PLAIN };
-        over_long_contexts(layer, dtype, 1, i as u64);
+        over_long_contexts(&BEGINS, layer, dtype, 1, i as u64);
+    }
+}
+
+#[test]
+fn one_new_token_over_contexts_of_as_many_parts_as_there_are() {
+    let _device = device();
+    for (i, (heads, kv_heads, dim)) in
+        [(5, 1, 64), (6, 2, 128), (3, 1, 256)].into_iter().enumerate()
+    {
+        let sinks = i == 1;
+        let layer = Layer { heads, kv_heads, dim, value_dim: dim, norms: true, sinks, ..PLAIN };
+        over_long_contexts(&[9_001, 3_100], layer, Dtype::Bf16, 1, 7);
+        over_long_contexts(&[5_000], layer, Dtype::Bf16, 1, 8);
     }
 }
 
@@ -325,7 +340,7 @@ fn many_new_tokens_per_row_over_long_contexts_in_blocks() {
         let dtype = [Dtype::Bf16, Dtype::F16][i % 2];
         let layer = Layer { heads, kv_heads, dim, value_dim, norms: true, window, sinks, ..PLAIN };
         for n in [2, 17, 70] {
-            over_long_contexts(layer, dtype, n, i as u64);
+            over_long_contexts(&BEGINS, layer, dtype, n, i as u64);
         }
     }
 }
