@@ -10,6 +10,20 @@ const THREADS: i32 = 256;
 const RUN: i32 = 8;
 
 pub(super) fn run(rule: Rule, gate: &Array, x: &Array) -> Result<Array> {
+    launch(rule, gate, x, 0)
+}
+
+/// Whether there is a form for gates that stand behind heads of this size.
+pub(super) fn fits(head_dim: i32) -> bool {
+    head_dim % RUN == 0
+}
+
+/// With gates behind heads of queries.
+pub(super) fn behind(queries: &Array, x: &Array, head_dim: i32) -> Result<Array> {
+    launch(Rule::Sigmoid, queries, x, head_dim)
+}
+
+fn launch(rule: Rule, gate: &Array, x: &Array, head_dim: i32) -> Result<Array> {
     let (number, alpha, limit) = match rule {
         Rule::SwiGlu => (0, 0.0, 0.0),
         Rule::GeGlu => (1, 0.0, 0.0),
@@ -24,7 +38,8 @@ pub(super) fn run(rule: Rule, gate: &Array, x: &Array) -> Result<Array> {
         call: &|| {
             let (n, alpha, limit) = (count("x"), literal(alpha), literal(limit));
             format!(
-                "{n}\noffshoot::gated_all<{number}, {RUN}, T>(gate, x, out, n, {alpha}, {limit});"
+                "{n}\noffshoot::gated_all<{number}, {RUN}, HEAD, T>(\
+                 gate, x, out, n, {alpha}, {limit});"
             )
         },
         shared_bytes: 0,
@@ -35,7 +50,7 @@ pub(super) fn run(rule: Rule, gate: &Array, x: &Array) -> Result<Array> {
         outputs: &[(x.shape(), x.dtype())],
         grid: [n_groups as i32 * THREADS, 1, 1],
         group: [THREADS, 1, 1],
-        ints: &[],
+        ints: &[("HEAD", head_dim)],
         dtypes: &[("T", x.dtype())],
     })?;
     Ok(made.into_iter().next().expect("one output was asked for"))

@@ -20,12 +20,14 @@ __device__ inline float gated(float gate, float x, float alpha, float limit) {
   return (x + 1.0f) * gate * sigmoid(alpha * gate);
 }
 
-// All of n elements. A thread has RUN of them.
-template <int RULE, int RUN, typename T>
+// All of n elements. A thread has RUN of them. Gates stand behind as many elements of something
+// else each time, if HEAD is not 0, which RUN divides.
+template <int RULE, int RUN, int HEAD, typename T>
 __device__ void gated_all(
     const T* gate, const T* x, T* out, long n, float alpha, float limit) {
   const long first = (static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x) * RUN;
   if (first >= n) return;
+  if constexpr (HEAD > 0) gate += (first / HEAD + 1) * HEAD;
   if (first + RUN <= n) {
     const auto g = load_run<T, RUN>(gate + first);
     auto values = load_run<T, RUN>(x + first);

@@ -6,7 +6,7 @@
 //! | [`swiglu`] | silu(gate) · up |
 //! | [`geglu`] | gelu(gate) · up, gelu by its tanh form |
 //! | [`clamped_swiglu`] | (up + 1) · gate · σ(α · gate), both limited first |
-//! | [`sigmoid_gated`] | x · σ(gate) |
+//! | [`sigmoid_gated`], [`sigmoid_gated_behind`] | x · σ(gate) |
 //!
 //! Both arrays have one dtype, which the result has too; between them everything is f32 in
 //! `cpu.rs` and `cuda.rs`, one node of the graph. `twin.rs` has each in MLX's operations, which
@@ -68,6 +68,29 @@ pub fn sigmoid_gated(x: &Array, gate: &Array) -> Result<Array> {
     run(fastest, Rule::Sigmoid, gate, x)
 }
 
+/// [`sigmoid_gated`] with gates that a projection gives beside queries: of `queries` `[.., n·2D]`
+/// the D behind each head's first D, for x `[.., n·D]`.
+///
+/// # Errors
+/// Shapes or dtypes do not fit, or are not floats.
+pub fn sigmoid_gated_behind(x: &Array, queries: &Array, head_dim: i32) -> Result<Array> {
+    expect_float(OP, "x", x)?;
+    expect_dtype(OP, "queries", queries, x.dtype())?;
+    let fits = match (x.shape(), queries.shape()) {
+        ([rows @ .., width], [outer @ .., both]) => {
+            rows == outer && *both == 2 * width && head_dim > 0 && width % head_dim == 0
+        }
+        _ => false,
+    };
+    if !fits || x.n_elements() == 0 {
+        return Err(refused(OP, &[x, queries], "shapes do not fit".to_owned()));
+    }
+    if Device::current_backend() == Backend::Cuda && cuda::fits(head_dim) {
+        return cuda::behind(queries, x, head_dim);
+    }
+    sigmoid_gated(x, &reference::gates_behind(queries, head_dim)?)
+}
+
 /// The twins, in MLX's operations: what the other forms are held against.
 pub mod reference {
     use super::*;
@@ -94,6 +117,21 @@ pub mod reference {
     /// The same.
     pub fn clamped_swiglu(gate: &Array, up: &Array, alpha: f32, limit: f32) -> Result<Array> {
         run(twin::run, Rule::Clamped { alpha, limit }, gate, up)
+    }
+
+    /// As [`super::sigmoid_gated_behind`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn sigmoid_gated_behind(x: &Array, queries: &Array, head_dim: i32) -> Result<Array> {
+        sigmoid_gated(x, &gates_behind(queries, head_dim)?)
+    }
+
+    /// `[.., n·2D]` → the second halves of the heads, `[.., n, D]`.
+    pub(super) fn gates_behind(queries: &Array, head_dim: i32) -> Result<Array> {
+        let (width, outer) = (queries.dim(-1), &queries.shape()[..queries.n_dims() - 1]);
+        let heads = queries.reshape(&[outer, &[width / (2 * head_dim), 2 * head_dim]].concat())?;
+        heads.slice_axis(heads.n_dims() as i32 - 1, head_dim..2 * head_dim)
     }
 
     /// As [`super::sigmoid_gated`].

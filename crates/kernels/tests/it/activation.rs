@@ -111,6 +111,24 @@ fn a_gate_may_have_its_last_axis_parted() {
 }
 
 #[test]
+fn gates_stand_behind_their_heads() {
+    let _device = device();
+    for dtype in FLOATS {
+        for (outer, heads, dim) in [(&[2, 3][..], 5, 16), (&[4], 3, 8), (&[1, 2], 3, 7)] {
+            let mut values = Values(heads as u64);
+            let mut floats = |width: i32| {
+                let shape = [outer, &[width]].concat();
+                values.array(&shape, |x| 3.0 * x).astype(dtype).unwrap()
+            };
+            let (x, queries) = (floats(heads * dim), floats(2 * heads * dim));
+            let found = activation::sigmoid_gated_behind(&x, &queries, dim).unwrap();
+            let wanted = reference::sigmoid_gated_behind(&x, &queries, dim).unwrap();
+            close(&format!("{outer:?}, {heads} of {dim}"), &found, &wanted, bound(dtype));
+        }
+    }
+}
+
+#[test]
 fn bad_inputs_are_refused_with_a_reason() {
     let _device = device();
     let [gate, up] = pair(&[2, 3, 6], Dtype::F32);
@@ -125,6 +143,8 @@ fn bad_inputs_are_refused_with_a_reason() {
         (activation::geglu(&gate, &none), "shapes do not fit"),
         (activation::geglu(&parted, &up), "shapes do not fit"),
         (activation::sigmoid_gated(&parted, &gate), "shapes do not fit"),
+        (activation::sigmoid_gated_behind(&gate, &up, 3), "shapes do not fit"),
+        (activation::sigmoid_gated_behind(&half, &up, 3), "queries must be bf16"),
         (activation::swiglu(&none, &none), "there must be an element"),
         (activation::swiglu(&number, &number), "there must be an element"),
         (activation::clamped_swiglu(&gate, &up, 1.7, -1.0), "-1 is no limit"),

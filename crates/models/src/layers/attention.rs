@@ -119,17 +119,6 @@ impl Attention {
         let head_dim = self.config.head_dim;
         HeadsIn { x, n_heads: n, begin: 0, head_dim, norm: norm.as_ref() }
     }
-
-    /// The gates `[B, L, H, D]` that stand behind the queries `[B, L, H·2D]`, if there are any.
-    fn gate(&self, queries: &Array) -> Result<Option<Array>> {
-        let c = &self.config;
-        if !c.gate {
-            return Ok(None);
-        }
-        let (rows, n) = (queries.dim(0), queries.dim(1));
-        let pairs = queries.reshape(&[rows, n, c.n_heads, 2 * c.head_dim])?;
-        Ok(Some(pairs.slice_axis(3, c.head_dim..2 * c.head_dim)?))
-    }
 }
 
 impl Mixer for Attention {
@@ -146,7 +135,6 @@ impl Mixer for Attention {
         let LayerState::Kv(kv) = state else { unreachable!("an attention layer's own state") };
         let c = &self.config;
         let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
-        let gate = self.gate(&q)?;
         let attention = SelfAttention {
             q: self.rope.queries(&self.heads_in(&q, c.n_heads, &self.q_norm), step),
             k: self.rope.keys(&self.heads_in(&k, c.n_kv_heads, &self.k_norm), step),
@@ -161,9 +149,9 @@ impl Mixer for Attention {
         let [keys, values] = kv.take([shape; 2], x.dtype(), step)?; // [B, K, T, D] or [N, K, n, D]
         let Attended { out, cache } = attention.run(Cache { keys, values })?; // [B, L, H·D]
         kv.keep([cache.keys, cache.values]);
-        self.o_proj.forward(&match gate {
-            Some(gate) => activation::sigmoid_gated(&out, &gate)?,
-            None => out,
+        self.o_proj.forward(&match c.gate {
+            true => activation::sigmoid_gated_behind(&out, &q, c.head_dim)?,
+            false => out,
         })
     }
 }
