@@ -22,10 +22,12 @@ use crate::quantized;
 
 const OP: &str = "grouped";
 
-/// Pairs from which on rows share what is read of their matrices: fewer are faster one by one.
-const MANY_PAIRS: i32 = 128;
-/// Rows of one matrix that [`crate::few_rows`] has no form for; of more the matrix becomes floats,
-/// which are multiplied faster.
+/// Pairs from which on rows share what is read of their matrices: fewer are faster one by one. On
+/// an H200, 128 experts of 2048 and 768 in 4 bits: 8 pairs 20 µs one by one, 64 pairs 112; 256
+/// pairs 54 in order.
+const MANY_PAIRS: i32 = 32;
+/// Rows of one matrix that [`crate::few_rows`] may have no form for; of more the matrix becomes
+/// floats, which are multiplied faster.
 const PLAIN_ROWS: RangeInclusive<usize> = 9..=256;
 
 /// Whether so many pairs had better be put in order for stacks that [`Groups`] multiplies with: on
