@@ -45,9 +45,13 @@ impl Platform {
 fn main() {
     let manifest = PathBuf::from(env("CARGO_MANIFEST_DIR"));
     let pin_file = manifest.join("../../MLX_VERSION");
-    let sources = ["src/shim.h", "src/shim.cc", "src/pinned.h", "src/pinned.cc"];
-    for path in ["build.rs", "src/lib.rs"].into_iter().chain(sources) {
+    let sources = ["chain", "driver", "joined", "pinned", "program", "shim"];
+    for path in ["build.rs", "src/lib.rs"] {
         println!("cargo:rerun-if-changed={path}");
+    }
+    for name in sources {
+        println!("cargo:rerun-if-changed=src/{name}.h");
+        println!("cargo:rerun-if-changed=src/{name}.cc");
     }
     println!("cargo:rerun-if-changed={}", pin_file.display());
     println!("cargo:rerun-if-env-changed=MLX_DIR");
@@ -64,7 +68,7 @@ fn main() {
     check_headers(&mlx_dir, &version(&pin));
 
     cxx_build::bridge("src/lib.rs")
-        .files(["src/shim.cc", "src/pinned.cc"])
+        .files(sources.map(|name| format!("src/{name}.cc")))
         .std("c++20")
         .include(manifest.join("src"))
         .include(mlx_dir.join("include"))

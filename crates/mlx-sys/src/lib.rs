@@ -73,6 +73,8 @@ pub mod ffi {
     unsafe extern "C++" {
         include!("mlx-sys/src/shim.h");
         include!("mlx-sys/src/pinned.h");
+        include!("mlx-sys/src/joined.h");
+        include!("mlx-sys/src/program.h");
 
         #[namespace = "mlx::core"]
         #[cxx_name = "array"]
@@ -83,6 +85,7 @@ pub mod ffi {
         type Tensors;
         type DeviceKernel;
         type Pinned;
+        type Recording;
 
         fn arrays_new(capacity: usize) -> Result<UniquePtr<Arrays>>;
         fn arrays_push(list: Pin<&mut Arrays>, a: &Array) -> Result<()>;
@@ -123,6 +126,11 @@ pub mod ffi {
         fn is_available(a: &Array) -> Result<bool>;
         fn eval(list: &Arrays) -> Result<()>;
         fn async_eval(list: &Arrays) -> Result<()>;
+        fn joined(outputs: &Arrays) -> Result<UniquePtr<Arrays>>;
+        fn record(outputs: &Arrays, sources: &Arrays) -> Result<SharedPtr<Recording>>;
+        fn is_same(a: &SharedPtr<Recording>, b: &SharedPtr<Recording>) -> Result<bool>;
+        fn replay(recording: &SharedPtr<Recording>, sources: &Arrays) -> Result<UniquePtr<Arrays>>;
+        fn keep_programs(folder: &str) -> Result<()>;
 
         fn scalar(value: f64, dtype: u8) -> Result<UniquePtr<Array>>;
         fn full(shape: &[i32], value: f64, dtype: u8) -> Result<UniquePtr<Array>>;

@@ -1,78 +1,22 @@
 // How memory is pinned: by CUDA's driver on Linux, and nowhere else. See pinned.h.
 #include "mlx-sys/src/pinned.h"
 
+#include "mlx-sys/src/driver.h"
+
 #include <array>
 #include <bit>
 #include <mutex>
 #include <stdexcept>
-#include <string>
 
 #ifdef __linux__
-#include <dlfcn.h>
 #include <sys/mman.h>
 #endif
 
 namespace offshoot {
 
-namespace {
-
-// What MLX's CUDA allocator hands out (mlx/backend/cuda/allocator.h, which needs CUDA's headers).
-struct CudaBuffer {
-  void* data;
-  size_t size;
-  int device;  // -1: on the host as well
-};
-
-}  // namespace
-
 #ifdef __linux__
 
 namespace {
-
-// The driver's own interface, which libmlx has loaded where there is a device: a program that was
-// linked with it would not start anywhere else.
-struct Driver {
-  int (*context)(void**);
-  int (*set_context)(void*);
-  int (*new_pinned)(void**, size_t, unsigned);
-  int (*pin)(void*, size_t, unsigned);
-  int (*unpin)(void*);
-  int (*device_address)(unsigned long long*, void*, unsigned);
-  int (*new_stream)(void**, unsigned, int);
-  int (*copy_out)(void*, unsigned long long, size_t, void*);
-  int (*wait)(void*);
-
-  Driver() {
-    void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    if (!library) throw std::runtime_error("no CUDA driver is loaded");
-    find(library, "cuCtxGetCurrent", context);
-    find(library, "cuCtxSetCurrent", set_context);
-    find(library, "cuMemHostAlloc", new_pinned);
-    find(library, "cuMemHostRegister_v2", pin);
-    find(library, "cuMemHostUnregister", unpin);
-    find(library, "cuMemHostGetDevicePointer_v2", device_address);
-    find(library, "cuStreamCreateWithPriority", new_stream);
-    find(library, "cuMemcpyDtoHAsync_v2", copy_out);
-    find(library, "cuStreamSynchronize", wait);
-  }
-
- private:
-  template <typename F>
-  static void find(void* library, const char* name, F& function) {
-    function = reinterpret_cast<F>(dlsym(library, name));
-    if (!function) throw std::runtime_error(std::string("the CUDA driver has no ") + name);
-  }
-};
-
-const Driver& driver() {
-  static const Driver driver;
-  return driver;
-}
-
-void check(int status, const char* what) {
-  if (status == 0) return;
-  throw std::runtime_error(std::string(what) + ": CUDA error " + std::to_string(status));
-}
 
 constexpr size_t page_bytes = 4096;
 constexpr unsigned portable_mapped = 3;

@@ -2,7 +2,9 @@
 // rules.
 #include <array>
 
+#include "mlx-sys/src/chain.h"
 #include "mlx-sys/src/lib.rs.h"
+#include "mlx-sys/src/program.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
 
@@ -60,6 +62,16 @@ Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
 
 Ptr staged(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype) {
   return filled(pinned_small(bytes.size()), bytes, shape, dtype);
+}
+
+void eval(const Arrays& list) {
+  await_programs();
+  mx::eval(list.items);
+}
+
+void async_eval(const Arrays& list) {
+  await_programs();
+  mx::async_eval(list.items);
 }
 
 void read(const array& a, rust::Slice<uint8_t> to) {
@@ -152,20 +164,20 @@ static std::vector<mx::Dtype> dtypes_of(rust::Slice<const uint8_t> codes) {
 // Launches of a kernel whose nodes are kept, each with its text: grids differ with the context.
 constexpr size_t MAX_MADE = 32;
 
-std::unique_ptr<Arrays> device_kernel_call(DeviceKernel& kernel, const Arrays& inputs, Ints shapes,
-                                           Ints ranks, rust::Slice<const uint8_t> dtypes, Ints grid,
-                                           Ints group, const rust::Vec<TemplateArg>& args) {
+std::vector<array> launched(DeviceKernel& kernel, const std::vector<array>& inputs,
+                            std::vector<mx::Shape> shapes, const std::vector<mx::Dtype>& dtypes,
+                            const std::array<int, 3>& grid, const std::array<int, 3>& group,
+                            const rust::Vec<TemplateArg>& args) {
   auto stream = mx::default_stream(mx::default_device());
   std::vector<int64_t> key{stream.index};
   key.insert(key.end(), grid.begin(), grid.end());
   key.insert(key.end(), group.begin(), group.end());
   // The source states what of a shape there is: nothing for a scalar.
-  for (const auto& x : inputs.items) key.push_back(2 * int64_t(x.dtype().val()) + (x.ndim() > 0));
-  for (auto code : dtypes) key.push_back(code);
+  for (const auto& x : inputs) key.push_back(2 * int64_t(x.dtype().val()) + (x.ndim() > 0));
+  for (auto dtype : dtypes) key.push_back(int64_t(dtype.val()));
   for (const auto& arg : args) key.push_back(arg.value);
   if (auto made = kernel.made.find(key); made != kernel.made.end()) {
-    return own(array::make_arrays(split_shapes(shapes, ranks), dtypes_of(dtypes), made->second,
-                                  inputs.items));
+    return array::make_arrays(std::move(shapes), dtypes, made->second, inputs);
   }
   std::vector<std::pair<std::string, mx::fast::TemplateArg>> list;
   for (const auto& arg : args) {
@@ -173,12 +185,21 @@ std::unique_ptr<Arrays> device_kernel_call(DeviceKernel& kernel, const Arrays& i
                               : mx::fast::TemplateArg(int(arg.value));
     list.emplace_back(std::string(arg.name), value);
   }
-  auto outputs = kernel.call(inputs.items, split_shapes(shapes, ranks), dtypes_of(dtypes),
-                             {grid[0], grid[1], grid[2]}, {group[0], group[1], group[2]}, list,
-                             std::nullopt, /*verbose=*/false, {});
+  auto outputs = kernel.call(inputs, shapes, dtypes, {grid[0], grid[1], grid[2]},
+                             {group[0], group[1], group[2]}, list, std::nullopt, /*verbose=*/false,
+                             {});
+  const auto& node = outputs.at(0).primitive_ptr();
+  note_launch(node);
   if (kernel.made.size() == MAX_MADE) kernel.made.clear();
-  kernel.made.emplace(std::move(key), outputs.at(0).primitive_ptr());
-  return own(std::move(outputs));
+  kernel.made.emplace(std::move(key), node);
+  return outputs;
+}
+
+std::unique_ptr<Arrays> device_kernel_call(DeviceKernel& kernel, const Arrays& inputs, Ints shapes,
+                                           Ints ranks, rust::Slice<const uint8_t> dtypes, Ints grid,
+                                           Ints group, const rust::Vec<TemplateArg>& args) {
+  return own(launched(kernel, inputs.items, split_shapes(shapes, ranks), dtypes_of(dtypes),
+                      {grid[0], grid[1], grid[2]}, {group[0], group[1], group[2]}, args));
 }
 
 // Tensors as a task sees them: MLX keeps their memory until it has run, but not their arrays, so

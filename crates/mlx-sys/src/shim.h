@@ -4,6 +4,7 @@
 // an absent optional.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <exception>
 #include <map>
@@ -110,8 +111,8 @@ Ptr from_bytes(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype);
 // The same in memory that is pinned, where it can be.
 Ptr staged(rust::Slice<const uint8_t> bytes, Ints shape, uint8_t dtype);
 inline bool is_available(const array& a) { return a.is_available(); }
-inline void eval(const Arrays& list) { mx::eval(list.items); }
-inline void async_eval(const Arrays& list) { mx::async_eval(list.items); }
+void eval(const Arrays& list);
+void async_eval(const Arrays& list);
 
 // ---- creation
 inline Ptr scalar(double v, uint8_t t) {
@@ -362,6 +363,10 @@ std::unique_ptr<DeviceKernel> metal_kernel(rust::Str name, const rust::Vec<rust:
                                            const rust::Vec<rust::String>& outputs, rust::Str source,
                                            rust::Str header, bool row_contiguous,
                                            bool atomic_outputs);
+std::vector<array> launched(DeviceKernel& kernel, const std::vector<array>& inputs,
+                            std::vector<mx::Shape> shapes, const std::vector<mx::Dtype>& dtypes,
+                            const std::array<int, 3>& grid, const std::array<int, 3>& group,
+                            const rust::Vec<TemplateArg>& args);
 std::unique_ptr<Arrays> device_kernel_call(DeviceKernel& kernel, const Arrays& inputs, Ints shapes,
                                            Ints ranks, rust::Slice<const uint8_t> dtypes, Ints grid,
                                            Ints group, const rust::Vec<TemplateArg>& args);

@@ -295,6 +295,17 @@ pub fn async_eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()>
     ffi::async_eval(&list(arrays)).map_err(|e| error::of_op("async_eval", &[], e))
 }
 
+/// The same arrays with the launches of [`CudaKernel`](crate::CudaKernel)s that lead to them
+/// joined, where many follow each other: evaluating them takes a small part of the host's time
+/// then. Of what has not been evaluated, only what is returned should be used afterwards: anything
+/// else would be computed once more. On other backends nothing is joined.
+///
+/// # Errors
+/// Memory is short, or a kernel cannot be compiled.
+pub fn joined<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<Vec<Array>> {
+    unlist("joined", &[], ffi::joined(&list(arrays)))
+}
+
 /// Joins arrays along an existing axis.
 ///
 /// # Errors

@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use cxx::UniquePtr;
 use mlx_sys::ffi;
 
 use crate::{Error, Result, error};
+
+/// The environment variable that names a folder of the user's own for the machine code of kernels:
+/// what one process has compiled, the next ones need not.
+const KERNELS_VAR: &str = "OFFSHOOT_KERNELS";
 
 /// Which of MLX's backends computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +78,9 @@ impl Device {
     fn choose(backend: Backend) -> Result<Self> {
         ffi::set_default_device(backend != Backend::Cpu)
             .map_err(|e| error::of_op("set_default_device", &[], e))?;
+        if let (Backend::Cuda, Some(folder)) = (backend, std::env::var_os(KERNELS_VAR)) {
+            keep_kernels(Path::new(&folder))?;
+        }
         CHOSEN.store(backend as u8, Ordering::Relaxed);
         Ok(Self { backend, not_send: PhantomData })
     }
@@ -162,6 +170,17 @@ impl Stream {
 /// The only GPU backend that MLX has on this system.
 const fn gpu_backend() -> Backend {
     if cfg!(target_os = "macos") { Backend::Metal } else { Backend::Cuda }
+}
+
+/// Code is for one release of MLX and one kind of device.
+fn keep_kernels(folder: &Path) -> Result<()> {
+    let facts = Device::current_facts()?;
+    let [major, minor] = ["major", "minor"]
+        .map(|part| facts.get(&format!("compute_capability_{part}")).cloned().unwrap_or_default());
+    let version = library_version()?;
+    let folder = folder.join(format!("mlx-{version}-sm_{major}{minor}"));
+    let Some(folder) = folder.to_str() else { return Ok(()) };
+    ffi::keep_programs(folder).map_err(|e| error::of_op("keep_programs", &[], e))
 }
 
 fn check_version() -> Result<()> {

@@ -17,8 +17,9 @@ mod ops;
 mod pinned;
 mod quantized;
 mod random;
+mod recording;
 
-pub use array::{Array, async_eval, concatenate, eval, stack};
+pub use array::{Array, async_eval, concatenate, eval, joined, stack};
 pub use device::{Backend, Device, Stream, library_version};
 pub use dtype::{Dtype, Element};
 pub use error::{Error, Result};
@@ -32,3 +33,4 @@ pub use mlx_sys::PINNED_VERSION;
 pub use pinned::PinnedMemory;
 pub use quantized::{Gathered, QuantMode, Quantization, Quantized};
 pub use random::Key;
+pub use recording::Recording;

@@ -17,12 +17,33 @@ pub trait Model: fmt::Debug {
     /// One state per layer, empty.
     fn new_state(&self) -> Vec<LayerState>;
 
+    /// Token ids `[B, L]` → what the first layer takes, `[B, L, E]`.
+    ///
+    /// # Errors
+    /// MLX refuses an operation.
+    fn embed(&self, tokens: &Array) -> Result<Array>;
+
+    /// Embedded tokens → hidden states `[B, L, E]` before the last norm. `states` gain the new
+    /// tokens. With one new token per row over blocks, the operations depend on the shapes of the
+    /// arrays alone, wherever the rows stand: they may be recorded and run again.
+    ///
+    /// # Errors
+    /// MLX refuses an operation.
+    fn through_layers(
+        &self,
+        embedded: &Array,
+        step: &Step,
+        states: &mut [LayerState],
+    ) -> Result<Array>;
+
     /// Token ids `[B, L]` → hidden states `[B, L, E]` before the last norm. `states` gain the new
     /// tokens.
     ///
     /// # Errors
     /// MLX refuses an operation.
-    fn forward(&self, tokens: &Array, step: &Step, states: &mut [LayerState]) -> Result<Array>;
+    fn forward(&self, tokens: &Array, step: &Step, states: &mut [LayerState]) -> Result<Array> {
+        self.through_layers(&self.embed(tokens)?, step, states)
+    }
 
     /// What each layer remembers.
     fn memory(&self) -> Vec<Memory>;
@@ -141,6 +162,16 @@ impl Step {
         let blocks = self.blocks.as_ref().expect("pools are for steps over blocks");
         let Blocks { table, slots } = &blocks.tables[group];
         Layout::Blocks { table, slots, begins: &blocks.begins }
+    }
+
+    /// What of a step over blocks lies on the device.
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+        let of_rows = self.rows.iter().flat_map(|rows| [&rows.positions_array, &rows.lengths]);
+        let tables = self.blocks.iter().flat_map(|blocks| {
+            let of_tables = blocks.tables.iter().flat_map(|table| [&table.table, &table.slots]);
+            of_tables.chain([&blocks.begins])
+        });
+        of_rows.chain(tables)
     }
 
     /// Where states are captured.

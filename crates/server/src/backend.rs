@@ -292,6 +292,9 @@ const CUDA_SETTINGS: [(&str, &str); 4] = [
 /// a third of qwen3-30b-a3b on an H200). A thread may keep 130 MB for that. Others take no notice.
 const GLIBC_TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=4000");
 
+/// Where the runner keeps the machine code of kernels.
+const KERNELS_VAR: &str = "OFFSHOOT_KERNELS";
+
 /// Chooses the backend and its library. What was asked for exactly is never replaced; `auto` falls
 /// back to the CPU, with a hint that says what to install.
 pub fn choose(asked: Asked, machine: Machine, places: &Places) -> Result<Chosen, BackendError> {
@@ -323,6 +326,10 @@ pub fn choose(asked: Asked, machine: Machine, places: &Places) -> Result<Chosen,
             .map(|(name, value)| (OsString::from(name), OsString::from(value))),
     );
     if backend == Backend::Cuda {
+        // Each of a model's kernels takes a part of a second to compile.
+        env.extend(
+            places.data_dir.iter().map(|dir| (KERNELS_VAR.into(), dir.join("kernels").into())),
+        );
         let (name, value) = GLIBC_TUNABLES;
         // What is said twice holds as it is said last.
         let all = [OsStr::new(value)].into_iter().chain(places.glibc_tunables.as_deref());
@@ -415,6 +422,8 @@ mod tests {
         for setting in CUDA_SETTINGS.map(|(name, value)| (name.into(), value.into())) {
             assert!(found(&places).env.contains(&setting), "{setting:?}");
         }
+        let kept = (OsString::from(KERNELS_VAR), root.join("data/kernels").into_os_string());
+        assert!(found(&places).env.contains(&kept));
         let installed = install(root, &format!("data/mlx/{}/cuda/mlx/lib", mlx_version()));
         assert_eq!(found(&places).library, Library::Folder(installed));
         let beside = install(root, "bin/mlx-cuda/mlx/lib");

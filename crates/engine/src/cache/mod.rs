@@ -10,6 +10,7 @@ mod disk;
 mod inspect;
 mod moves;
 mod paging;
+mod passes;
 mod pools;
 mod room;
 mod states;
@@ -29,6 +30,7 @@ use models::{Blocks, Loaded, Step};
 use self::costs::Measured;
 use self::disk::Disk;
 pub(crate) use self::disk::Folder;
+use self::passes::Passes;
 use self::pools::{BLOCK_TOKENS, Pools};
 use self::states::{Held, States};
 use self::tiers::Tiers;
@@ -52,6 +54,7 @@ const FIRST_NAME: u32 = 1 << 31;
 pub(crate) struct PrefixCache {
     books: Cache,
     pools: Pools,
+    passes: Passes,
     tiers: Tiers,
     disk: Option<Disk>,
     measured: Measured,
@@ -125,6 +128,7 @@ impl PrefixCache {
             books,
             tiers: Tiers::new(device, &mut pools, budgets.0[1]),
             pools,
+            passes: Passes::default(),
             disk,
             measured,
             born: Instant::now(),
@@ -344,7 +348,11 @@ impl PrefixCache {
         let slots = seqs.iter().filter_map(|seq| self.slot_of(*seq)).collect::<Vec<_>>();
         let captures = if slots.is_empty() { &[] } else { captures };
         let step = step.over_blocks(tables)?.capturing(captures.to_vec());
-        let hidden = loaded.model.forward(ids, &step, self.pools.lend(&slots)?);
+        let states = self.pools.lend(&slots)?;
+        let hidden = match captures.is_empty() {
+            true => self.passes.run(loaded, ids, &step, states),
+            false => loaded.model.forward(ids, &step, states).map_err(Error::from),
+        };
         let captured = self.pools.keep(&slots, captures.len());
         Ok(Passed { hidden: hidden?, captured })
     }

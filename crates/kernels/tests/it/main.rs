@@ -11,6 +11,7 @@ mod embedding;
 mod experts;
 mod gated_delta;
 mod grouped;
+mod joined;
 mod norm;
 mod quantized;
 mod rope;

@@ -155,11 +155,21 @@ impl Model for Decoder {
         self.layers.iter().map(|layer| layer.mixer().new_state()).collect()
     }
 
-    fn forward(&self, tokens: &Array, step: &Step, states: &mut [LayerState]) -> Result<Array> {
-        let mut h = self.embed_tokens.forward(tokens)?; // [B, L, E]
-        if let Some(factor) = self.embedding_scale {
-            h = h.scale(factor)?;
-        }
+    fn embed(&self, tokens: &Array) -> Result<Array> {
+        let h = self.embed_tokens.forward(tokens)?;
+        Ok(match self.embedding_scale {
+            Some(factor) => h.scale(factor)?,
+            None => h,
+        })
+    }
+
+    fn through_layers(
+        &self,
+        embedded: &Array,
+        step: &Step,
+        states: &mut [LayerState],
+    ) -> Result<Array> {
+        let mut h = embedded.clone();
         for (layer, state) in self.layers.iter().zip(states) {
             h = layer.forward(&h, step, state)?;
         }
