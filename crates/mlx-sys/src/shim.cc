@@ -1,5 +1,6 @@
 // What is longer than a line, and the one primitive that calls back into Rust. See shim.h for the
 // rules.
+#include <algorithm>
 #include <array>
 
 #include "mlx-sys/src/chain.h"
@@ -78,6 +79,35 @@ void read(const array& a, rust::Slice<uint8_t> to) {
   if (to.size() > a.nbytes()) throw std::invalid_argument("there are not so many bytes");
   if (read_from_device(a, to.data(), to.size())) return;
   std::copy_n(a.data<uint8_t>(), to.size(), to.data());
+}
+
+// Whether the elements of these axes, innermost first, lie one after another.
+template <typename Sizes, typename Strides>
+static bool is_packed(const Sizes& sizes, const Strides& strides) {
+  int64_t n = 1;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] != 1 && strides[i] != n) return false;
+    n *= sizes[i];
+  }
+  return true;
+}
+
+Ptr swap_axes(const array& a, int32_t i, int32_t j) {
+  bool is_there = !a.has_primitive() && a.data_shared_ptr() && a.is_available();
+  int n = a.ndim();
+  if (!is_there || std::min(i, j) < -n || std::max(i, j) >= n) return own(mx::swapaxes(a, i, j));
+  auto shape = a.shape();
+  auto strides = a.strides();
+  std::swap(shape[(i + n) % n], shape[(j + n) % n]);
+  std::swap(strides[(i + n) % n], strides[(j + n) % n]);
+  auto flags = a.flags();
+  flags.col_contiguous = is_packed(shape, strides);
+  std::vector<int64_t> sizes(shape.rbegin(), shape.rend()), steps(strides.rbegin(), strides.rend());
+  flags.row_contiguous = is_packed(sizes, steps);
+  array view(std::move(shape), a.dtype(), nullptr, {});
+  view.copy_shared_buffer(a, strides, flags, a.data_size());
+  view.set_status(array::Status::available);
+  return own(std::move(view));
 }
 
 Ptr quantized_matmul(const array& x, const array& w, const array& scales, MaybeArray biases,

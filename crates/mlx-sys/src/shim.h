@@ -128,7 +128,8 @@ inline Ptr arange(double start, double stop, double step, uint8_t t) {
 // ---- shape
 inline Ptr reshape(const array& a, Ints s) { return own(mx::reshape(a, shape_of(s))); }
 inline Ptr transpose(const array& a, Ints axes) { return own(mx::transpose(a, ints_of(axes))); }
-inline Ptr swap_axes(const array& a, int32_t i, int32_t j) { return own(mx::swapaxes(a, i, j)); }
+// Of what is there already, a view at once: one of MLX's is a node of every graph that has it.
+Ptr swap_axes(const array& a, int32_t i, int32_t j);
 inline Ptr expand_dims(const array& a, Ints axes) { return own(mx::expand_dims(a, ints_of(axes))); }
 inline Ptr squeeze(const array& a, Ints axes) { return own(mx::squeeze(a, ints_of(axes))); }
 inline Ptr broadcast_to(const array& a, Ints s) { return own(mx::broadcast_to(a, shape_of(s))); }
