@@ -45,6 +45,9 @@ __device__ void attend(
   constexpr int PER_ROW = THREADS / ROWS;
   constexpr int WIDTH = DV / 4;
   constexpr int N = WIDTH / 8;
+  // Neighbours of a tile that are in one block.
+  constexpr int STRETCH = BLOCK < TILE ? BLOCK : TILE;
+  static_assert(TILE % STRETCH == 0 && BLOCK % STRETCH == 0, "blocks and tiles divide each other");
   extern __shared__ __align__(16) char shared_bytes[];
   Memory& s = *reinterpret_cast<Memory*>(shared_bytes);
 
@@ -64,26 +67,40 @@ __device__ void attend(
     copy_ahead(&s.q[r][c], q + head * DK + c, r < GROUP);
   }
 
-  auto load = [&](T* to_shared, int stride, const T* pool, const T* fresh, int dim, int tile) {
-    for (int i = tid; i < TILE * (dim / 8); i += THREADS) {
+  const bool writes = slot != NOT_WRITTEN;
+  auto load = [&](T* to_shared, int stride, const T* pool, const T* fresh, int dim, int tile,
+                  const long* blocks) {
+    fresh += head_at * dim;
+#pragma unroll
+    for (int j = 0; j < (TILE * dim / 8 + THREADS - 1) / THREADS; ++j) {
+      const int i = tid + j * THREADS;
       const int r = i / (dim / 8), c = i % (dim / 8) * 8, token = tile * TILE + r;
-      const bool is_new = token == begin && slot != NOT_WRITTEN;
-      const bool is_seen = token >= first && token <= begin;
-      const T* source = fresh + head_at * dim + c;
-      if (is_new) {
-        const long at = (static_cast<long>(slot / BLOCK) * KV + kv) * BLOCK + slot % BLOCK;
-        *reinterpret_cast<Run<T, 8>*>(const_cast<T*>(pool) + at * dim + c) =
-            *reinterpret_cast<const Run<T, 8>*>(source);
-      } else if (is_seen) {
-        const long block = table[static_cast<long>(row) * width + token / BLOCK];
-        source = pool + ((block * KV + kv) * BLOCK + token % BLOCK) * dim + c;
-      }
-      copy_ahead(to_shared + r * stride + c, source, is_seen);
+      if (r >= TILE) break;
+      const long block = blocks[r / STRETCH];
+      const T* source = pool + ((block * KV + kv) * BLOCK + token % BLOCK) * dim + c;
+      if (token == begin && writes) source = fresh + c;
+      copy_ahead(to_shared + r * stride + c, source, token >= first && token <= begin);
+    }
+    // The new token's place is written by the part that has it.
+    if (writes && tile == begin / TILE && tid < dim / 8) {
+      const long at = (static_cast<long>(slot / BLOCK) * KV + kv) * BLOCK + slot % BLOCK;
+      *reinterpret_cast<Run<T, 8>*>(const_cast<T*>(pool) + at * dim + tid * 8) =
+          *reinterpret_cast<const Run<T, 8>*>(fresh + tid * 8);
     }
   };
   auto load_tile = [&](int tile, int buffer) {
-    load(&s.keys[buffer][0][0], DK + 8, keys, new_keys, DK, tile);
-    if constexpr (!SHARED) load(&s.values[buffer][0][0], DV + 8, values, new_values, DV, tile);
+    // What is looked up once for the tile: no store stands between.
+    long blocks[TILE / STRETCH];
+#pragma unroll
+    for (int i = 0; i < TILE / STRETCH; ++i) {
+      const int token = tile * TILE + i * STRETCH;
+      const bool is_seen = token + STRETCH > first && token <= begin;
+      blocks[i] = is_seen ? table[static_cast<long>(row) * width + token / BLOCK] : 0;
+    }
+    load(&s.keys[buffer][0][0], DK + 8, keys, new_keys, DK, tile, blocks);
+    if constexpr (!SHARED) {
+      load(&s.values[buffer][0][0], DV + 8, values, new_values, DV, tile, blocks);
+    }
     commit_copies();
   };
 

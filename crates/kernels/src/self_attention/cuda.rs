@@ -122,6 +122,7 @@ impl One {
             && keys <= 640
             && [64, 128, 256, 512].contains(&values)
             && self.heads / self.kv_heads <= 32
+            && (self.tile() % self.block == 0 || self.block % self.tile() == 0)
             && self.rows * self.kv_heads <= N_TICKETS
             && self.shared_bytes() <= shared_limit_bytes()
     }
