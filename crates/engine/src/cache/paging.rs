@@ -103,7 +103,10 @@ impl Paging {
             let end = places.iter().max().map_or(0, |place| place + bytes);
             (group, ids, places, end)
         });
-        let parts = parts.collect::<Vec<_>>();
+        let mut parts = parts.collect::<Vec<_>>();
+        // Memory for states is taken from the device's pool, which may have what takes it wait for
+        // moves that were begun before. Blocks have theirs.
+        parts.sort_by_key(|(group, ..)| pools.layout().groups()[*group].kind != Kind::Recurrent);
         for (group, _, _, end) in &parts {
             if !self.has_pinned(*group, *end) {
                 return Ok(false);
