@@ -64,20 +64,22 @@ class Executable {
   Executable(const Executable&) = delete;
   Executable& operator=(const Executable&) = delete;
 
-  size_t size() const { return nodes_.size(); }
+  // 0 of one that a failure has left half changed.
+  size_t size() const { return chain_ ? nodes_.size() : 0; }
 
   bool runs(const SharedChain& chain) const {
-    return chain == chain_ || chain->launches == chain_->launches;
+    return chain_ && (chain == chain_ || chain->launches == chain_->launches);
   }
 
   // Makes it run another chain of its size.
   void change(SharedChain chain, std::vector<uint64_t>&& words) {
+    auto old = std::exchange(chain_, nullptr);
     std::vector<void*> pointers;
     for (size_t i = 0; i < nodes_.size(); ++i) {
-      auto begin = chain->launches[i].word, old_begin = chain_->launches[i].word;
+      auto begin = chain->launches[i].word, old_begin = old->launches[i].word;
       auto n = chain->end_word(i) - begin;
-      if (chain->launches[i].node == chain_->launches[i].node &&
-          n == chain_->end_word(i) - old_begin &&
+      if (chain->launches[i].node == old->launches[i].node &&
+          n == old->end_word(i) - old_begin &&
           std::equal(&words[begin], &words[begin] + n, &words_[old_begin])) {
         continue;
       }
