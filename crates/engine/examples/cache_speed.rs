@@ -7,14 +7,16 @@
 //! cargo run --release -p engine --example cache_speed -- qwen3-30b-a3b 4bit 32768
 //! ```
 //! Prints a JSON object per figure: what, milliseconds (the median and all), cached tokens, tier.
+#![allow(clippy::unwrap_used)]
 
-use std::ops::ControlFlow;
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::time::Instant;
 
+use common::{engine_of_shape, prompt, request};
 use engine::Engine;
-use protocol::{
-    CacheSettings, CacheTier, Event, GenerateRequest, LoadRequest, ModelSource, RequestId, Sampling,
-};
+use protocol::{CacheSettings, CacheTier, Event, GenerateRequest, RequestId};
 
 const N_TIMES: usize = 5;
 
@@ -26,9 +28,12 @@ fn main() {
     };
     let n_tokens = n_tokens.parse::<usize>().expect("TOKENS is a number");
     let n_layers = rest.first().map(|n| n.parse().expect("LAYERS is a number"));
-    let source =
-        ModelSource::Shape { name: name.clone(), quantization: quantization.clone(), n_layers };
-    let mut run = Run::load(source.clone(), CacheSettings::default());
+    let load = |cache| Run {
+        engine: engine_of_shape(name, quantization, n_layers, cache),
+        n_asked: 0,
+        tells: false,
+    };
+    let mut run = load(CacheSettings::default());
     let bytes = run.cold_and_warm(n_tokens);
     run.switch(n_tokens);
     drop(run);
@@ -36,7 +41,7 @@ fn main() {
     // What it has beyond the one may hold a part of the other, which is then not brought up.
     let device_bytes = Some(bytes + bytes / 8);
     let settings = CacheSettings { device_bytes, host_bytes: Some(8 * bytes), disk: None };
-    Run::load(source, settings).restore(n_tokens, bytes);
+    load(settings).restore(n_tokens, bytes);
 }
 
 struct Run {
@@ -56,35 +61,15 @@ struct Answer {
 }
 
 impl Run {
-    fn load(source: ModelSource, cache: CacheSettings) -> Self {
-        let request =
-            LoadRequest { source, cache, chunk_tokens: None, deterministic: false, max_rows: None };
-        let engine = Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()));
-        Self {
-            engine: engine.map_err(|e| e.message).expect("the shape loads"),
-            n_asked: 0,
-            tells: false,
-        }
-    }
-
-    /// Tokens that belong to `who` alone.
     fn text(&self, who: usize, n: usize) -> Vec<u32> {
-        let vocab = self.engine.info().vocab_size as usize;
-        (0..n).map(|i| ((who * 7_919 + i * 104_729 + i * i * 31) % vocab) as u32).collect()
+        prompt(&self.engine, who, n)
     }
 
     fn submit(&mut self, prompt: &[u32], max_tokens: u32) -> RequestId {
         self.n_asked += 1;
         let request = GenerateRequest {
-            id: RequestId(self.n_asked),
-            prompt: prompt.to_vec(),
-            max_tokens,
-            stop_tokens: vec![],
-            sampling: Sampling::greedy(),
             top_logprobs: self.tells.then_some(1),
-            namespace: 0,
-            boundaries: vec![],
-            grammar: None,
+            ..request(self.n_asked, prompt, max_tokens)
         };
         self.engine.submit(request).map_err(|e| e.message).expect("it fits");
         RequestId(self.n_asked)

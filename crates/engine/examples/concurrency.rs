@@ -7,15 +7,17 @@
 //! cargo run --release -p engine --example concurrency -- qwen3-8b bf16 32768
 //! ```
 //! Prints a JSON object per figure.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::time::Instant;
 
+use common::{engine_of_shape, prompt, request};
 use engine::Engine;
-use protocol::{
-    CacheSettings, Event, GenerateRequest, LoadRequest, ModelSource, RequestId, Sampling,
-};
+use protocol::{CacheSettings, Event, RequestId};
 
 const PROMPT_TOKENS: usize = 512;
 const NEW_TOKENS: u32 = 128;
@@ -31,18 +33,8 @@ fn main() {
     };
     let n_long = n_long.parse::<usize>().expect("LONG_TOKENS is a number");
     let n_layers = rest.first().map(|n| n.parse().expect("LAYERS is a number"));
-    let source =
-        ModelSource::Shape { name: name.clone(), quantization: quantization.clone(), n_layers };
-    let request = LoadRequest {
-        source,
-        cache: CacheSettings::default(),
-        chunk_tokens: None,
-        deterministic: false,
-        max_rows: None,
-    };
     let begun = Instant::now();
-    let engine = Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()));
-    let engine = engine.map_err(|e| e.message).expect("the shape loads");
+    let engine = engine_of_shape(name, quantization, n_layers, CacheSettings::default());
     println!("{{\"what\": \"load\", \"ms\": {:.0}}}", ms(begun, Instant::now()));
     let mut run = Run { engine, n_asked: 0 };
     // Once for what is compiled at first use.
@@ -74,26 +66,13 @@ struct Run {
 impl Run {
     fn submit(&mut self, n_prompt: usize, max_tokens: u32) -> (RequestId, Vec<u32>) {
         self.n_asked += 1;
-        let vocab = self.engine.info().vocab_size as usize;
-        let who = self.n_asked as usize;
-        let token = |i: usize| ((who * 7_919 + i * 104_729 + i * i * 31) % vocab) as u32;
-        let prompt = (0..n_prompt).map(token).collect::<Vec<_>>();
-        (self.ask(prompt.clone(), max_tokens), prompt)
+        let prompt = prompt(&self.engine, self.n_asked as usize, n_prompt);
+        (self.ask(&prompt, max_tokens), prompt)
     }
 
-    fn ask(&mut self, prompt: Vec<u32>, max_tokens: u32) -> RequestId {
+    fn ask(&mut self, prompt: &[u32], max_tokens: u32) -> RequestId {
         self.n_asked += 1;
-        let request = GenerateRequest {
-            id: RequestId(self.n_asked),
-            prompt,
-            max_tokens,
-            stop_tokens: vec![],
-            sampling: Sampling::greedy(),
-            top_logprobs: None,
-            namespace: 0,
-            boundaries: vec![],
-            grammar: None,
-        };
+        let request = request(self.n_asked, prompt, max_tokens);
         self.engine.submit(request).map_err(|e| e.message).expect("it fits");
         RequestId(self.n_asked)
     }
@@ -165,7 +144,7 @@ impl Run {
         for _ in 0..3 {
             let mut times = Times::new();
             let begun = Instant::now();
-            let id = self.ask(prompt.clone(), 20);
+            let id = self.ask(&prompt, 20);
             while self.step(&mut times) {}
             let times = &times[&id];
             let step = ms(times[4], times[19]) / 15.0;

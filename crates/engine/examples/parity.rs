@@ -8,15 +8,16 @@
 //! ```
 //! Prints how many tokens were compared and how far apart they are; ends with an error if they are
 //! farther than 16-bit floats explain.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
+use common::{engine_of_shape, prompt, request};
 use engine::Engine;
-use protocol::{
-    CacheSettings, Event, GenerateRequest, LoadRequest, LogitsRequest, ModelSource, RequestId,
-    Sampling,
-};
+use protocol::{CacheSettings, Event, GenerateRequest, LogitsRequest, RequestId};
 
 const NEW_TOKENS: u32 = 80;
 /// More than sums over a few layers in another order explain, in bf16.
@@ -31,21 +32,8 @@ fn main() {
         std::process::exit(2);
     };
     let n_layers = Some(n_layers.parse().expect("LAYERS is a number"));
-    let source =
-        ModelSource::Shape { name: name.clone(), quantization: quantization.clone(), n_layers };
-    let request = LoadRequest {
-        source,
-        cache: CacheSettings::default(),
-        chunk_tokens: None,
-        deterministic: false,
-        max_rows: None,
-    };
-    let engine = Engine::load(&request, None, &mut |_, _| ControlFlow::Continue(()));
-    let mut run = Run {
-        engine: engine.map_err(|e| e.message).expect("the shape loads"),
-        asked: BTreeMap::new(),
-        drawn: BTreeMap::new(),
-    };
+    let engine = engine_of_shape(name, quantization, n_layers, CacheSettings::default());
+    let mut run = Run { engine, asked: BTreeMap::new(), drawn: BTreeMap::new() };
     run.ask(300);
     run.finish();
     // Several at once, some of them beside a long prompt that comes while they decode.
@@ -72,9 +60,8 @@ struct Run {
 
 impl Run {
     fn ask(&mut self, n_prompt: usize) {
-        let (vocab, who) = (self.engine.info().vocab_size as usize, self.asked.len() + 1);
-        let token = |i: usize| ((who * 7_919 + i * 104_729 + i * i * 31) % vocab) as u32;
-        self.submit((0..n_prompt).map(token).collect());
+        let prompt = prompt(&self.engine, self.asked.len() + 1, n_prompt);
+        self.submit(prompt);
     }
 
     /// The first prompt once more.
@@ -85,18 +72,9 @@ impl Run {
 
     fn submit(&mut self, prompt: Vec<u32>) {
         let id = RequestId(self.asked.len() as u64 + 1);
-        self.asked.insert(id, prompt.clone());
-        let request = GenerateRequest {
-            id,
-            prompt,
-            max_tokens: NEW_TOKENS - (id.0 % 7) as u32 * 5,
-            stop_tokens: vec![],
-            sampling: Sampling::greedy(),
-            top_logprobs: Some(0),
-            namespace: 0,
-            boundaries: vec![],
-            grammar: None,
-        };
+        let n_new = NEW_TOKENS - (id.0 % 7) as u32 * 5;
+        let request = GenerateRequest { top_logprobs: Some(0), ..request(id.0, &prompt, n_new) };
+        self.asked.insert(id, prompt);
         self.engine.submit(request).map_err(|e| e.message).expect("it is accepted");
     }
 

@@ -35,11 +35,31 @@ pub fn engine_of_rows(max_rows: u32) -> Engine {
     load(LoadRequest { max_rows: Some(max_rows), ..of("qwen3_affine8_32_tied") })
 }
 
+/// An engine with random weights in a known shape, with fewer layers if that is said.
+pub fn engine_of_shape(
+    name: &str,
+    quantization: &str,
+    n_layers: Option<u32>,
+    cache: CacheSettings,
+) -> Engine {
+    let (name, quantization) = (name.to_owned(), quantization.to_owned());
+    load(LoadRequest { cache, ..plain(ModelSource::Shape { name, quantization, n_layers }) })
+}
+
+/// A prompt of `n` tokens that nobody else's begins like.
+pub fn prompt(engine: &Engine, who: usize, n: usize) -> Vec<u32> {
+    let vocab = engine.info().vocab_size as usize;
+    (0..n).map(|i| ((who * 7_919 + i * 104_729 + i * i * 31) % vocab) as u32).collect()
+}
+
 fn of(name: &str) -> LoadRequest {
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/quantized");
-    let path = goldens.join(name).to_str().unwrap().to_owned();
+    plain(ModelSource::Folder { path: goldens.join(name).to_str().unwrap().to_owned() })
+}
+
+fn plain(source: ModelSource) -> LoadRequest {
     LoadRequest {
-        source: ModelSource::Folder { path },
+        source,
         cache: CacheSettings::default(),
         chunk_tokens: None,
         deterministic: false,
