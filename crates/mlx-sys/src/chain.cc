@@ -23,7 +23,7 @@ constexpr size_t MAX_EXECUTABLES = 24;
 
 thread_local std::unordered_map<const mx::Primitive*, Form> forms;
 
-static uint64_t address(const array& a) {
+uint64_t address(const array& a) {
   const auto* buffer = static_cast<const CudaBuffer*>(a.buffer().ptr());
   return buffer ? reinterpret_cast<uint64_t>(buffer->data) + a.offset() : 0;
 }

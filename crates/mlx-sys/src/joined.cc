@@ -24,12 +24,15 @@ constexpr size_t ALIGN_BYTES = 256;
 // As MLX passes shapes and strides.
 constexpr size_t MAX_AXES = 10;
 
+// Whether it is computed, or being computed.
+bool is_there(const array& a) {
+  return !a.has_primitive() || a.status() != array::Status::unscheduled;
+}
+
 // MLX's own results may lie with gaps; of what is not computed yet nobody knows.
 array packed(const array& a, mx::Stream stream) {
-  if (!a.has_primitive() || a.status() != array::Status::unscheduled) {
-    return a.flags().row_contiguous ? a : mx::contiguous(a, false, stream);
-  }
-  return form_of(a) ? a : mx::contiguous(a, false, stream);
+  bool is_packed = is_there(a) ? a.flags().row_contiguous : form_of(a) != nullptr;
+  return is_packed ? a : mx::contiguous(a, false, stream);
 }
 
 // One of a node's results.
@@ -66,6 +69,12 @@ struct Visited {
     return position == own ? *one : one->siblings()[position < own ? position : position - 1];
   }
 };
+
+// What it shows: the result of a launch, if it is in a segment.
+Result root_of(const std::vector<Visited>& nodes, Result r) {
+  while (nodes[r.node].kind == Visited::Kind::view) r = nodes[r.node].inputs[0];
+  return r;
+}
 
 // A graph on the way to a new one.
 class Joining {
@@ -115,10 +124,6 @@ class Joining {
   }
 
   static Visited leaf(const array& a) { return {&a, Visited::Kind::leaf, nullptr, 0, {}}; }
-
-  static bool is_there(const array& a) {
-    return !a.has_primitive() || a.status() != array::Status::unscheduled;
-  }
 
   // Its node, after all that it needs.
   Result visit(const array& root) {
@@ -181,15 +186,9 @@ class Joining {
            nodes_[found(a.inputs().at(0)).node].is_in_segment();
   }
 
-  // The launch's result that it shows.
-  Result root(Result r) const {
-    while (nodes_[r.node].kind == Visited::Kind::view) r = nodes_[r.node].inputs[0];
-    return r;
-  }
-
   void mark_wanted() {
     auto want = [&](Result r) {
-      auto from = root(r);
+      auto from = root_of(nodes_, r);
       nodes_[from.node].wanted |= uint64_t(1) << from.position;
     };
     for (auto output : outputs_) want(output);
@@ -218,12 +217,9 @@ class Joining {
     }
     auto& node = nodes_[i];
     if (!is_new || !node.made.empty()) return;
-    std::vector<mx::Shape> shapes;
-    std::vector<mx::Dtype> dtypes;
-    for (size_t k = 0; k < node.n_results(); ++k) {
-      shapes.push_back(node.result(k).shape());
-      dtypes.push_back(node.result(k).dtype());
-    }
+    std::vector<Result> results;
+    for (int k = 0; k < static_cast<int>(node.n_results()); ++k) results.push_back({i, k});
+    auto [shapes, dtypes] = sizes(results);
     node.made =
         array::make_arrays(std::move(shapes), dtypes, node.one->primitive_ptr(), std::move(inputs));
   }
@@ -296,11 +292,9 @@ class Linking {
     return node.is_in_segment() && node.segment == nodes_[segment_[0]].segment;
   }
 
-  // The launch's result that an input shows, if the launch is one of the segment.
-  Result root(Result r) const {
-    while (is_inside(r) && nodes_[r.node].kind == Visited::Kind::view) r = nodes_[r.node].inputs[0];
-    return r;
-  }
+  // The launch's result that an input shows, if the launch is one of the segment: views are in that
+  // of what they show.
+  Result root(Result r) const { return is_inside(r) ? root_of(nodes_, r) : r; }
 
   void add(int i) {
     const auto& node = nodes_[i];
@@ -432,7 +426,7 @@ std::shared_ptr<Recording> Joining::record(const std::vector<array>& outputs,
     if (source == sources.end()) made->constants.push_back(a);
   }
   for (size_t k = 0; k < outputs.size(); ++k) {
-    auto from = root(outputs_[k]);
+    auto from = root_of(nodes_, outputs_[k]);
     auto is_it = [&](Result r) { return r.node == from.node && r.position == from.position; };
     auto place = std::find_if(linking.outputs.begin(), linking.outputs.end(), is_it);
     if (place == linking.outputs.end()) return nullptr;

@@ -319,13 +319,8 @@ pub fn choose(asked: Asked, machine: Machine, places: &Places) -> Result<Chosen,
         }
     };
     let mut env = vec![("OFFSHOOT_BACKEND".into(), backend.as_str().into())];
-    env.extend(
-        CUDA_SETTINGS
-            .iter()
-            .filter(|_| backend == Backend::Cuda)
-            .map(|(name, value)| (OsString::from(name), OsString::from(value))),
-    );
     if backend == Backend::Cuda {
+        env.extend(CUDA_SETTINGS.map(|(name, value)| (name.into(), value.into())));
         // Each of a model's kernels takes a part of a second to compile.
         env.extend(
             places.data_dir.iter().map(|dir| (KERNELS_VAR.into(), dir.join("kernels").into())),

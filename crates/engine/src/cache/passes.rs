@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use mlx::{Array, Recording};
+use mlx::{Array, Backend, Device, Recording};
 use models::{LayerState, Loaded, Step};
 
 use crate::Result;
@@ -42,6 +42,9 @@ impl Passes {
         step: &Step,
         states: &mut [LayerState],
     ) -> Result<Array> {
+        if Device::current_backend() != Backend::Cuda {
+            return Ok(loaded.model.forward(ids, step, states)?);
+        }
         let embedded = loaded.model.embed(ids)?;
         if step.n_tokens != 1 {
             let hidden = loaded.model.through_layers(&embedded, step, states)?;
@@ -50,8 +53,11 @@ impl Passes {
         let before = states.iter().flat_map(LayerState::arrays);
         let sources = [&embedded].into_iter().chain(step.arrays()).chain(before);
         let sources = sources.cloned().collect::<Vec<_>>();
-        let sizes = |a: &'_ Array| [a.n_dims() as i32].into_iter().chain(a.shape().to_vec());
-        let key = sources.iter().flat_map(sizes).collect::<Vec<_>>();
+        let mut key = Vec::new();
+        for source in &sources {
+            key.push(source.n_dims() as i32);
+            key.extend_from_slice(source.shape());
+        }
         if let Some(Known::Proven(recording)) = self.known.get(&key) {
             return keep(recording.run(&sources)?, states);
         }

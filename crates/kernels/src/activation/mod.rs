@@ -88,7 +88,14 @@ pub fn sigmoid_gated_behind(x: &Array, queries: &Array, head_dim: i32) -> Result
     if Device::current_backend() == Backend::Cuda && cuda::fits(head_dim) {
         return cuda::behind(queries, x, head_dim);
     }
-    sigmoid_gated(x, &reference::gates_behind(queries, head_dim)?)
+    sigmoid_gated(x, &gates_behind(queries, head_dim)?)
+}
+
+/// `[.., n·2D]` → the second halves of the heads, `[.., n, D]`.
+fn gates_behind(queries: &Array, head_dim: i32) -> Result<Array> {
+    let (width, outer) = (queries.dim(-1), &queries.shape()[..queries.n_dims() - 1]);
+    let heads = queries.reshape(&[outer, &[width / (2 * head_dim), 2 * head_dim]].concat())?;
+    heads.slice_axis(heads.n_dims() as i32 - 1, head_dim..2 * head_dim)
 }
 
 /// The twins, in MLX's operations: what the other forms are held against.
@@ -125,13 +132,6 @@ pub mod reference {
     /// The same.
     pub fn sigmoid_gated_behind(x: &Array, queries: &Array, head_dim: i32) -> Result<Array> {
         sigmoid_gated(x, &gates_behind(queries, head_dim)?)
-    }
-
-    /// `[.., n·2D]` → the second halves of the heads, `[.., n, D]`.
-    pub(super) fn gates_behind(queries: &Array, head_dim: i32) -> Result<Array> {
-        let (width, outer) = (queries.dim(-1), &queries.shape()[..queries.n_dims() - 1]);
-        let heads = queries.reshape(&[outer, &[width / (2 * head_dim), 2 * head_dim]].concat())?;
-        heads.slice_axis(heads.n_dims() as i32 - 1, head_dim..2 * head_dim)
     }
 
     /// As [`super::sigmoid_gated`].
