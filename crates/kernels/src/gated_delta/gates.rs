@@ -54,7 +54,7 @@ fn check(a: &Array, b: &Array, dt_bias: &Array, decay: &Array) -> Result<()> {
 fn twin(a: &Array, b: &Array, dt_bias: &Array, decay: &Array) -> Result<Gates> {
     let a = a.astype(Dtype::F32)?.add(dt_bias)?;
     let softplus = a.log_add_exp(&Array::scalar(0.0, Dtype::F32)?)?;
-    let beta = b.sigmoid()?.astype(Dtype::F32)?;
+    let beta = b.astype(Dtype::F32)?.sigmoid()?;
     Ok(Gates { log_decay: softplus.mul(decay)?, beta })
 }
 
