@@ -17,7 +17,8 @@ const OP: &str = "embedding";
 /// Rows `tokens` (i32 or u32, of any shape) of `table` `[V, E]`, as `[.., E]` of a float `dtype`.
 ///
 /// # Errors
-/// Shapes or dtypes do not fit. On the CPU, evaluation fails if a token is not below V.
+/// Shapes or dtypes do not fit. For affine codes on the CPU, evaluation fails if a token is not
+/// below V. Elsewhere nothing checks that, and what is read in its place means nothing.
 pub fn rows(table: &Quantized, tokens: &Array, dtype: Dtype) -> Result<Array> {
     let width = check(table, tokens, dtype)?;
     let is_affine = table.quantization.mode == QuantMode::Affine && table.quantization.bits <= 8;

@@ -115,7 +115,8 @@ pub fn draw(scores: &Array, draws: &[Draw]) -> Result<Array> {
 /// all.
 ///
 /// # Errors
-/// A shape or dtype does not fit.
+/// A shape or dtype does not fit. On the CPU, evaluation fails if a token is not below V. Elsewhere
+/// nothing checks that, and what is read in its place means nothing.
 pub fn logprobs(logits: &Array, tokens: &Array, n: i32) -> Result<Logprobs> {
     check_logprobs(logits, tokens)?;
     let n = n.clamp(0, logits.dim(1));
