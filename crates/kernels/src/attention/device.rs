@@ -2,9 +2,22 @@
 
 use mlx::{Array, Attend, Dtype, Result};
 
-use super::twin::laid_out;
-use super::{Attention, Positions, Sizes};
+use super::twin::{defined, laid_out};
+use super::{Attention, Kv, Positions, Sizes};
 
+/// MLX's attention over numbers alone.
+pub(super) fn on_cuda(a: &Attention<'_>, s: Sizes) -> Result<Array> {
+    match a.positions {
+        Positions::Same(_) => run(a, s), // Never reads behind the last query.
+        Positions::Rows { .. } => {
+            let (keys, values) = &defined(a, s)?;
+            let kv = Kv::Rows { keys, values, first_key: a.kv.first_key() };
+            run(&Attention { kv, ..*a }, s)
+        }
+    }
+}
+
+/// MLX's attention as it is: it multiplies what is masked by 0.
 pub(super) fn run(a: &Attention<'_>, s: Sizes) -> Result<Array> {
     let (keys, values) = laid_out(a)?;
     let first = a.kv.first_key();

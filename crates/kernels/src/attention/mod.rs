@@ -6,7 +6,8 @@
 //! ```
 //! Query head h reads head h // (H/K) of keys and values. A sink is a logit without a value: it
 //! takes part in the softmax's denominator alone. Keys and values may lie in rows of one buffer or
-//! in blocks that a table finds; what lies behind a row's last query is not read.
+//! in blocks that a table finds. What lies behind a row's last query may be anything; on Metal,
+//! where rows stand at different positions, anything finite.
 //!
 //! | form | where | how |
 //! |---|---|---|
@@ -112,7 +113,8 @@ impl Attention<'_> {
         let sizes = self.check()?;
         match Device::current_backend() {
             Backend::Cpu => cpu::run(self, sizes),
-            Backend::Cuda | Backend::Metal => device::run(self, sizes),
+            Backend::Cuda => device::on_cuda(self, sizes),
+            Backend::Metal => device::run(self, sizes),
         }
     }
 
@@ -124,7 +126,8 @@ impl Attention<'_> {
         twin::run(self, self.check()?)
     }
 
-    /// Attention by MLX's own operation, which every backend has.
+    /// Attention by MLX's own operation, which every backend has. Where rows stand at different
+    /// positions, what no query sees must be finite.
     ///
     /// # Errors
     /// Those of [`Attention::reference`].
