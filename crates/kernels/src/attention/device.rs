@@ -2,11 +2,18 @@
 
 use mlx::{Array, Attend, Dtype, Result};
 
-use super::twin::{defined, laid_out};
+use super::twin::{self, defined, laid_out};
 use super::{Attention, Kv, Positions, Sizes};
 
-/// MLX's attention over numbers alone.
+/// Scores up to which f32 costs little: 16 MiB of them.
+const FEW_SCORES: i64 = 1 << 22;
+
+/// Few scores of 16 bits by the definition; all else by MLX's attention, over numbers alone.
 pub(super) fn on_cuda(a: &Attention<'_>, s: Sizes) -> Result<Array> {
+    let n_scores = [s.rows, s.heads, s.queries, s.keys].map(i64::from).iter().product::<i64>();
+    if dtype(a) != Dtype::F32 && n_scores <= FEW_SCORES {
+        return twin::run(a, s);
+    }
     match a.positions {
         Positions::Same(_) => run(a, s), // Never reads behind the last query.
         Positions::Rows { .. } => {
@@ -17,7 +24,8 @@ pub(super) fn on_cuda(a: &Attention<'_>, s: Sizes) -> Result<Array> {
     }
 }
 
-/// MLX's attention as it is: it multiplies what is masked by 0.
+/// MLX's attention as it is: it multiplies what is masked by 0. For sizes for which it has no
+/// kernel it rounds scores and weights to the dtype that it computes in.
 pub(super) fn run(a: &Attention<'_>, s: Sizes) -> Result<Array> {
     let (keys, values) = laid_out(a)?;
     let first = a.kv.first_key();

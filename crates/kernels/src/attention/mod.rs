@@ -15,6 +15,11 @@
 //! | `cpu/few.rs` | CPU, few queries per head | each key and value is read once, as it is stored |
 //! | `cpu/many.rs` | CPU, more | tiles as f32 in panels, as small matrix products |
 //! | `device.rs` | CUDA, Metal | MLX's own attention |
+//! | `twin.rs` | CUDA in 16 bits, up to 2²² scores | the definition, in f32 |
+//!
+//! For sizes for which MLX has no kernel it rounds scores to the inputs' dtype, which in bf16 puts
+//! results off by percents. Few scores cost little in f32. For many, as prompts to models with
+//! latents have them, f32 would give up tensor cores: those are still rounded.
 //!
 //! On the CPU sums are f32, and keys may be shared out over threads, so that results depend on the
 //! number of threads by rounding.

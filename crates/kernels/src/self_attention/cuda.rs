@@ -1,6 +1,6 @@
 //! Pools of blocks on CUDA. One new token of each row, in 16 bits: one launch writes it and attends
 //! through the table; more of them: `flash.rs`. Otherwise one launch writes the new tokens and lays
-//! out each row, then MLX's own attention runs over rows.
+//! out each row, then attention over rows runs, mostly by MLX's own.
 //!
 //! MLX writes in place only what no launch under way still reads, and copies the whole array
 //! otherwise: a pool would be copied in every layer of every step. So the launch writes into its

@@ -373,6 +373,23 @@ fn the_built_in_form_agrees_too() {
 }
 
 #[test]
+fn where_scores_are_rounded_results_are_off_by_as_much() {
+    let _device = device();
+    // MLX has a kernel for no such size and rounds scores, by at most `unit` of the largest.
+    for (dtype, unit) in [(Dtype::Bf16, 1.0 / 256.0), (Dtype::F16, 1.0 / 2048.0)] {
+        let x = Inputs::new(&Case { dtype, value_dim: 40, ..Case::new([6, 2, 37, 20], &[90]) });
+        let f32s = |x: &Array| x.astype(Dtype::F32).unwrap();
+        let q = f32s(&x.q).reshape(&[1, 2, 60, 37]).unwrap();
+        let keys = f32s(&x.keys.slice_axis(2, 0..110).unwrap()).swap_axes(2, 3).unwrap();
+        let scores = q.matmul(&keys).unwrap().scale(SCALE).unwrap().to_f32_vec().unwrap();
+        let largest = f64::from(scores.iter().fold(0.0f32, |most, score| most.max(score.abs())));
+        let masks = Masks::default();
+        let found = x.attention(&masks).built_in().unwrap();
+        close(&format!("{dtype}"), &found, &x.wanted(), bound(dtype) + unit * largest);
+    }
+}
+
+#[test]
 fn bad_inputs_are_refused_with_a_reason() {
     let _device = device();
     let x = Inputs::new(&Case { sinks: true, ..Case::new([6, 2, 24, 5], &[3, 3]) });
