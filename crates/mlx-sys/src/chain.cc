@@ -45,8 +45,8 @@ class Executable {
                                 &told),
             "a launch does not join others");
     }
-    // A launch's blocks may come when all of the one before have begun: each waits at its begin
-    // until that one has ended.
+    // A launch's blocks may come when all of the one before have begun: each waits until that one
+    // has ended, at its begin or when it has read what comes from outside.
     constexpr KernelEdge overlapping{1, 0, 1, {}};
     std::vector<KernelEdge> edges(overlaps ? nodes_.size() - 1 : 0, overlapping);
     if (!edges.empty()) {
@@ -195,7 +195,7 @@ std::vector<array> unwritten(std::vector<mx::Shape> shapes, const std::vector<mx
     for (size_t i = 0; i < shapes.size(); ++i) names.push_back("y" + std::to_string(i) + "_");
     auto name = "offshoot_unwritten_" + std::to_string(shapes.size());
     auto call = mx::fast::cuda_kernel(name, {}, names, ";", "", true, 0);
-    place = kernels.emplace(shapes.size(), DeviceKernel{std::move(call), {}}).first;
+    place = kernels.emplace(shapes.size(), DeviceKernel{std::move(call), -1, {}}).first;
   }
   return launched(place->second, {}, std::move(shapes), dtypes, {1, 1, 1}, {1, 1, 1}, {});
 }
@@ -222,7 +222,7 @@ const Form* form_of(const array& a) {
   return is_known ? &form->second : nullptr;
 }
 
-void note_launch(const Node& node) {
+void note_launch(const Node& node, int n_late) {
   if (!has_cuda() || std::string_view(node->name()) != "CustomKernel") return;
   constexpr size_t many = 4096;
   if (forms.size() >= many) {
@@ -231,9 +231,9 @@ void note_launch(const Node& node) {
   const auto& kernel = static_cast<const mx::fast::CustomKernel&>(*node);
   auto [name, text, grid, group, states, copies, init, scalars, is_made, shared_bytes, options] =
       kernel.state();
-  auto* program = Program::begin(name, text);
+  auto* program = Program::begin(name, text, /*waits=*/n_late >= 0);
   if (!program || init || !scalars.empty() || is_made) return;
-  Form form{node, program, {}, {}, shared_bytes, std::move(states)};
+  Form form{node, program, {}, {}, shared_bytes, std::move(states), n_late};
   auto set = [&](int i, int threads, int of_group) {
     form.group[i] = std::min(threads, of_group);
     form.grid[i] = (threads + of_group - 1) / of_group;

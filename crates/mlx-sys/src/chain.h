@@ -24,10 +24,15 @@ struct Form {
   int shared_bytes;
   // Whether an input's shape, strides and number of axes are arguments.
   std::vector<std::tuple<bool, bool, bool>> states;
+  // Inputs from here on may be read before the launches before have ended; −1: none.
+  int n_late;
+
+  bool reads_early(size_t input) const { return n_late >= 0 && input >= size_t(n_late); }
 };
 
-// Makes a launch known, when MLX has made its node: from then on it can be part of a chain.
-void note_launch(const Node& node);
+// Makes a launch known, when MLX has made its node: from then on it can be part of a chain. n_late
+// as DeviceKernel has it.
+void note_launch(const Node& node, int n_late);
 
 // Of the launch that gives an array which is not computed yet; null if it is none of ours.
 const Form* form_of(const array& a);

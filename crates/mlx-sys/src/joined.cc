@@ -53,8 +53,8 @@ struct Visited {
   const array* one;  // of its results
   Kind kind;
   const Form* form;
-  // Launches and views of a segment need nothing but what is there before it; of others, the first
-  // segment that may need them.
+  // Launches and views of a segment need nothing but what is there before it or made in it; what
+  // they read early is there before. Of others, the first segment that may need them.
   size_t segment;
   std::vector<Result> inputs;
   // Which results something outside of its segment needs.
@@ -161,9 +161,10 @@ class Joining {
     } else if (is_view(a)) {
       node.kind = Kind::view;
     }
-    for (auto input : node.inputs) {
-      const auto& from = nodes_[input.node];
-      bool comes_before = from.is_in_segment() && !node.is_in_segment();
+    for (size_t k = 0; k < node.inputs.size(); ++k) {
+      const auto& from = nodes_[node.inputs[k].node];
+      bool is_early = node.kind == Kind::launch && form->reads_early(k);
+      bool comes_before = from.is_in_segment() && (!node.is_in_segment() || is_early);
       node.segment = std::max(node.segment, from.segment + (comes_before ? 1 : 0));
     }
     return node;
@@ -406,8 +407,10 @@ struct Recording {
 
 std::shared_ptr<Recording> Joining::record(const std::vector<array>& outputs,
                                            const std::vector<array>& sources) {
-  auto is_other = [](const Visited& node) { return node.kind == Visited::Kind::other; };
-  if (std::any_of(nodes_.begin(), nodes_.end(), is_other)) return nullptr;
+  auto parts_it = [](const Visited& node) {
+    return node.kind == Visited::Kind::other || node.segment > 0;
+  };
+  if (std::any_of(nodes_.begin(), nodes_.end(), parts_it)) return nullptr;
   std::vector<int> segment;
   for (int i = 0; i < static_cast<int>(nodes_.size()); ++i) {
     if (nodes_[i].is_in_segment()) segment.push_back(i);

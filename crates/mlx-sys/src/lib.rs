@@ -404,6 +404,7 @@ pub mod ffi {
             header: &str,
             row_contiguous: bool,
             shared_bytes: i32,
+            n_late: i32,
         ) -> Result<UniquePtr<DeviceKernel>>;
         fn metal_kernel(
             name: &str,

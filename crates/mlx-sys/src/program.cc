@@ -66,7 +66,7 @@ using Strides = Ten<long long>;
 }
 )";
 
-// At the begin of a kernel. Without effect where it is launched as usual.
+// At the begin of a kernel that does not wait itself. Without effect where it is launched as usual.
 constexpr std::string_view waiting = R"(
 asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -183,7 +183,7 @@ thread_local std::vector<Program*> begun;
 
 #ifdef __linux__
 
-Program* Program::begin(const std::string& name, const std::string& text) {
+Program* Program::begin(const std::string& name, const std::string& text, bool waits) {
   if (!text.starts_with(heavy) || !compiler().is_there) return nullptr;
   std::ostringstream module_name;
   module_name << name << '_' << std::hex << std::hash<std::string>{}(text);
@@ -194,10 +194,10 @@ Program* Program::begin(const std::string& name, const std::string& text) {
   auto [place, is_new] = known->try_emplace(module_name.str());
   if (!is_new) return place->second;
   auto* program = place->second = new Program(module_name.str());
-  std::packaged_task<Code()> task([program, name, text] {
+  std::packaged_task<Code()> task([program, name, text, waits] {
     static std::counting_semaphore<> free(std::max(1u, std::thread::hardware_concurrency()));
     free.acquire();
-    auto code = program->find_or_compile(name, text);
+    auto code = program->find_or_compile(name, text, waits);
     free.release();
     return code;
   });
@@ -207,7 +207,8 @@ Program* Program::begin(const std::string& name, const std::string& text) {
   return program;
 }
 
-Program::Code Program::find_or_compile(const std::string& name, std::string text) const {
+Program::Code Program::find_or_compile(const std::string& name, std::string text,
+                                       bool waits) const {
   const auto kernel = "mlx::core::cu::" + name;
   const auto place = folder().empty() ? fs::path() : fs::path(folder()) / module_name_;
   auto file = [&](const char* ending) { return fs::path(place.string() + ending); };
@@ -220,7 +221,7 @@ Program::Code Program::find_or_compile(const std::string& name, std::string text
   }
   const auto& c = compiler();
   text.replace(0, heavy.size(), light);
-  if (c.has_waits) {
+  if (c.has_waits && !waits) {
     auto body = text.find(") {\n", text.find("__global__ void " + name + "("));
     if (body == std::string::npos) return {};
     text.insert(body + 4, waiting);
@@ -268,8 +269,8 @@ void keep_programs(rust::Str name) {
 
 #else
 
-Program* Program::begin(const std::string&, const std::string&) { return nullptr; }
-Program::Code Program::find_or_compile(const std::string&, std::string) const { return {}; }
+Program* Program::begin(const std::string&, const std::string&, bool) { return nullptr; }
+Program::Code Program::find_or_compile(const std::string&, std::string, bool) const { return {}; }
 void keep_programs(rust::Str) {}
 
 #endif

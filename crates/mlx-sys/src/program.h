@@ -16,11 +16,11 @@ class Program {
  public:
   // Begins to compile what MLX calls `name` from the text that MLX has written for it, or to read
   // it from a file; the same one for the same text, for ever. Null where there is no compiler, or
-  // the text is not MLX's.
-  static Program* begin(const std::string& name, const std::string& text);
+  // the text is not MLX's. Unless the text `waits` itself, it does so at the begin.
+  static Program* begin(const std::string& name, const std::string& text, bool waits);
 
-  // Whether kernels may be launched before the ones that they depend on have ended: their first
-  // instructions let the next one begin and wait for the one before.
+  // Whether kernels may be launched before the ones that they depend on have ended: they let the
+  // next one begin and wait for the one before.
   static bool waits();
 
   // Waits; whether there is code.
@@ -36,7 +36,7 @@ class Program {
     std::string symbol;
   };
   explicit Program(std::string module_name) : module_name_(std::move(module_name)) {}
-  Code find_or_compile(const std::string& name, std::string text) const;
+  Code find_or_compile(const std::string& name, std::string text, bool waits) const;
 
   std::string module_name_;
   std::shared_future<Code> code_;

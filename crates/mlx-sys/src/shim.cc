@@ -159,19 +159,19 @@ static std::vector<std::string> strings(const rust::Vec<rust::String>& list) {
 std::unique_ptr<DeviceKernel> cuda_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
                                           const rust::Vec<rust::String>& outputs, rust::Str source,
                                           rust::Str header, bool row_contiguous,
-                                          int32_t shared_bytes) {
-  return std::make_unique<DeviceKernel>(
-      DeviceKernel{mx::fast::cuda_kernel(str(name), strings(inputs), strings(outputs), str(source),
-                                         str(header), row_contiguous, shared_bytes)});
+                                          int32_t shared_bytes, int32_t n_late) {
+  auto call = mx::fast::cuda_kernel(str(name), strings(inputs), strings(outputs), str(source),
+                                    str(header), row_contiguous, shared_bytes);
+  return std::make_unique<DeviceKernel>(DeviceKernel{std::move(call), n_late, {}});
 }
 
 std::unique_ptr<DeviceKernel> metal_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
                                            const rust::Vec<rust::String>& outputs, rust::Str source,
                                            rust::Str header, bool row_contiguous,
                                            bool atomic_outputs) {
-  return std::make_unique<DeviceKernel>(
-      DeviceKernel{mx::fast::metal_kernel(str(name), strings(inputs), strings(outputs), str(source),
-                                          str(header), row_contiguous, atomic_outputs)});
+  auto call = mx::fast::metal_kernel(str(name), strings(inputs), strings(outputs), str(source),
+                                     str(header), row_contiguous, atomic_outputs);
+  return std::make_unique<DeviceKernel>(DeviceKernel{std::move(call), -1, {}});
 }
 
 // `shapes` holds all output shapes one after another, `ranks` how many numbers belong to each.
@@ -219,7 +219,7 @@ std::vector<array> launched(DeviceKernel& kernel, const std::vector<array>& inpu
                              {group[0], group[1], group[2]}, list, std::nullopt, /*verbose=*/false,
                              {});
   const auto& node = outputs.at(0).primitive_ptr();
-  note_launch(node);
+  note_launch(node, kernel.n_late);
   if (kernel.made.size() == MAX_MADE) kernel.made.clear();
   kernel.made.emplace(std::move(key), node);
   return outputs;

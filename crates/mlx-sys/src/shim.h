@@ -354,12 +354,15 @@ inline std::unique_ptr<Arrays> gated_delta_update(const array& q, const array& k
 // dtypes, sizes and arguments is kept and serves the others. One thread alone may call a kernel.
 struct DeviceKernel {
   mx::fast::CustomKernelFunction call;
+  // Inputs, the first ones, that the source reads only after it has waited for the launches before;
+  // −1: it does not wait itself.
+  int n_late;
   std::map<std::vector<int64_t>, std::shared_ptr<mx::Primitive>> made;
 };
 std::unique_ptr<DeviceKernel> cuda_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
                                           const rust::Vec<rust::String>& outputs, rust::Str source,
                                           rust::Str header, bool row_contiguous,
-                                          int32_t shared_bytes);
+                                          int32_t shared_bytes, int32_t n_late);
 std::unique_ptr<DeviceKernel> metal_kernel(rust::Str name, const rust::Vec<rust::String>& inputs,
                                            const rust::Vec<rust::String>& outputs, rust::Str source,
                                            rust::Str header, bool row_contiguous,

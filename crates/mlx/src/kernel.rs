@@ -27,6 +27,10 @@ pub struct CudaSource<'a> {
     pub row_contiguous: bool,
     /// Dynamic shared memory, bytes.
     pub shared_bytes: i32,
+    /// Inputs, the first ones, that the body reads only when it has waited for the launches before
+    /// it (griddepcontrol.wait), which it must do before it writes; others may be read sooner. None
+    /// if it does not wait: where launches overlap, that is done for it.
+    pub n_late: Option<usize>,
 }
 
 /// What a Metal kernel is compiled from.
@@ -88,6 +92,7 @@ impl CudaKernel {
             s.header,
             s.row_contiguous,
             s.shared_bytes,
+            s.n_late.map_or(-1, |n| n as i32),
         )
         .map(|kernel| Self(RefCell::new(kernel)))
         .map_err(|e| error::of_op("cuda_kernel", &[], e))

@@ -574,6 +574,7 @@ fn device_kernels_run_on_their_backend_and_are_refused_elsewhere() {
         header: "",
         row_contiguous: true,
         shared_bytes: 0,
+        n_late: None,
     };
     let result = CudaKernel::new(&cuda).and_then(|kernel| kernel.launch(&[&x], &launch));
     check_result(Backend::Cuda, "cuda_kernel", result);

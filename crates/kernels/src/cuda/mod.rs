@@ -30,24 +30,39 @@ pub(crate) struct Kernel<'a> {
 impl Kernel<'_> {
     /// Adds a launch to the graph.
     pub(crate) fn launch(&self, launch: &Launch<'_>) -> Result<Vec<Array>> {
-        let inputs = self.inputs.iter().filter_map(|(_, array)| *array).collect::<Vec<_>>();
-        self.compiled()?.launch(&inputs, launch)
+        self.launch_with(launch, None)
     }
 
-    fn compiled(&self) -> Result<Rc<CudaKernel>> {
+    /// The same of a source that calls `wait_for_inputs` itself: before that it reads none of the
+    /// first `n_late` of [`Kernel::inputs`]. What it reads of the others no other launch between
+    /// the same two evaluations may write, seen by MLX or not.
+    pub(crate) fn launch_early(&self, launch: &Launch<'_>, n_late: usize) -> Result<Vec<Array>> {
+        let late = &self.inputs[..n_late];
+        self.launch_with(launch, Some(late.iter().filter(|(_, array)| array.is_some()).count()))
+    }
+
+    fn launch_with(&self, launch: &Launch<'_>, n_late: Option<usize>) -> Result<Vec<Array>> {
+        let inputs = self.inputs.iter().filter_map(|(_, array)| *array).collect::<Vec<_>>();
+        self.compiled(n_late)?.launch(&inputs, launch)
+    }
+
+    fn compiled(&self, n_late: Option<usize>) -> Result<Rc<CudaKernel>> {
         if let Some(kernel) = KERNELS.with_borrow(|kernels| kernels.get(&self.name).cloned()) {
             return Ok(kernel);
         }
+        // Machine code is kept by MLX's text, and depends on this too.
+        let waits = n_late.map_or("", |_| "// Waits itself.\n");
         let present = self.inputs.iter().filter(|(_, array)| array.is_some());
         let names = present.map(|(name, _)| *name).collect::<Vec<_>>();
         let kernel = Rc::new(CudaKernel::new(&CudaSource {
             name: &self.name,
             inputs: &names,
             outputs: &self.outputs,
-            body: &(self.call)(),
+            body: &format!("{waits}{}", (self.call)()),
             header: &bare(&[include_str!("vectors.cuh"), self.source]),
             row_contiguous: true,
             shared_bytes: self.shared_bytes,
+            n_late,
         })?);
         KERNELS.with_borrow_mut(|kernels| kernels.insert(self.name.clone(), kernel.clone()));
         Ok(kernel)

@@ -20,6 +20,15 @@ __device__ inline Run<T, N> load_run(const T* from) {
   return run;
 }
 
+// Lets launches behind begin, and waits until what the launches before have written is there.
+// Without effect in a launch that has to wait anyway.
+__device__ inline void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // In all lanes.
 __device__ inline float sum_of_warp(float value) {
 #pragma unroll

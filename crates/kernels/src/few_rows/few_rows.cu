@@ -2,8 +2,8 @@
 // rows of a tile on tensor cores; rows of x are the 8 columns of the other side. The threads of a
 // tile take neighbours along the inner axis in whatever order suits the weights' form, as long as
 // both sides agree. Warps take turns at the inner axis, each with several steps of weights on their
-// way into its part of shared memory, and are summed in their order: an output does not depend on
-// the number of rows.
+// way into its part of shared memory, the first of them before there is an x, and are summed in
+// their order: an output does not depend on the number of rows.
 
 namespace offshoot {
 
@@ -11,12 +11,13 @@ constexpr int TILE_ROWS = 16;
 constexpr int TILE_COLUMNS = 8;
 constexpr int FEW_ROWS_WARPS = 8;
 
-// Of 4, 8 or 16 bytes. They are read once: the large ones need not stay near.
+// Of 4, 8 or 16 bytes. They are read once: the large ones need not stay near, but what the next step
+// wants lies behind them.
 template <int BYTES>
 __device__ inline void copy_soon(void* to, const void* from) {
   const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(to));
   if constexpr (BYTES == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(place), "l"(from), "n"(BYTES)
                  : "memory");
@@ -199,13 +200,15 @@ __device__ void few_rows(
     const T* x, int m, const Form (&weights)[TILES], const int (&firsts)[TILES], int n, int k,
     const Store& store) {
   extern __shared__ uint4 few_rows_memory[];
-  __shared__ float parts[FEW_ROWS_WARPS][TILES][TILE_ROWS][TILE_COLUMNS];
   constexpr int SLOT = TILES * Form::WORDS;
+  using Parts = float[FEW_ROWS_WARPS][TILES][TILE_ROWS][TILE_COLUMNS];
+  unsigned* memory = reinterpret_cast<unsigned*>(few_rows_memory);
+  Parts& parts = *reinterpret_cast<Parts*>(memory + FEW_ROWS_WARPS * STAGES * SLOT);
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const int row = lane / 4;
   const int part = lane % 4;
-  unsigned* slots = reinterpret_cast<unsigned*>(few_rows_memory) + warp * STAGES * SLOT;
+  unsigned* slots = memory + warp * STAGES * SLOT;
   const int n_steps = k / (Form::GROUPS * Form::SIZE);
   const auto fetch = [&](int step, int slot) {
     if (step < n_steps) {
@@ -219,6 +222,7 @@ __device__ void few_rows(
   };
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) fetch(warp + i * FEW_ROWS_WARPS, i);
+  wait_for_inputs();
   const T* own = x + static_cast<long>(row) * k + part * Form::CHUNKS * 8;
   float sums[TILES][4] = {};
   int slot = 0;

@@ -29,8 +29,11 @@ const WARPS: i32 = 8;
 const THREADS: i32 = WARPS * 32;
 const FLOATS_STEP: i32 = 32;
 /// Steps of a warp whose weights are on their way or in use, and the shared memory that more than
-/// the fewest of them may take.
+/// the fewest of them may take. More than a warp has leave less room for other blocks.
 const STAGES: [i32; 2] = [3, 6];
+/// Blocks of threads that a large device runs at a time: of more, as many as there is room for are
+/// better than many steps of each.
+const MANY_BLOCKS: i32 = 4 * 132;
 const WARP_BYTES: i32 = 8 << 10;
 /// Shared memory for the warps' sums of a tile.
 const PARTS_BYTES: i32 = WARPS * TILE_ROWS * TILE_COLUMNS * 4;
@@ -137,9 +140,14 @@ impl Form {
         }
     }
 
-    /// Steps of a warp that are in shared memory.
-    fn stages(self, join: Join, scales: Dtype) -> i32 {
-        (WARP_BYTES / self.stage_bytes(join, scales)).clamp(STAGES[0], STAGES[1])
+    /// Steps of a warp that are in shared memory, with `n_in` inputs and `n_blocks` blocks for a
+    /// group of rows; with none, at most so many.
+    fn stages(self, n_in: i32, n_blocks: i32, join: Join, scales: Dtype) -> i32 {
+        let step = self.0.map_or(FLOATS_STEP, |(_, group)| 2 * group);
+        let n_own = (n_in / step + WARPS - 1) / WARPS;
+        let fit = (WARP_BYTES / self.stage_bytes(join, scales)).clamp(STAGES[0], STAGES[1]);
+        let most = if n_blocks > MANY_BLOCKS { STAGES[0] } else { fit };
+        most.min(n_own + 1)
     }
 
     /// As the source counts them.
@@ -155,8 +163,8 @@ impl Form {
     }
 
     /// What a launch asks for.
-    fn shared_bytes(self, join: Join, scales: Dtype) -> i32 {
-        WARPS * self.stages(join, scales) * self.stage_bytes(join, scales)
+    fn shared_bytes(self, stages: i32, join: Join, scales: Dtype) -> i32 {
+        WARPS * stages * self.stage_bytes(join, scales) + PARTS_BYTES * join.n_tiles()
     }
 }
 
@@ -209,7 +217,8 @@ fn shared_form(x: &Array, matrices: &[Weights<'_>], join: Join) -> Option<Form> 
     let first = matrices.first().filter(|_| has_code)?;
     let form = first.form(x)?;
     let is_alike = |w: &Weights<'_>| w.form(x) == Some(form) && w.scales() == first.scales();
-    let n_bytes = form.shared_bytes(join, first.scales()) + PARTS_BYTES * join.n_tiles();
+    let stages = form.stages(x.dim(-1), 0, join, first.scales());
+    let n_bytes = form.shared_bytes(stages, join, first.scales());
     let has_outputs = matrices.iter().all(|w| w.array().dim(-2) > 0);
     let fits = has_outputs && matrices.iter().all(is_alike) && n_bytes <= shared_limit_bytes();
     fits.then_some(form)
@@ -242,14 +251,14 @@ impl Call<'_> {
         const OUTPUTS: [&str; MAX_MATRICES] = ["y0", "y1", "y2", "y3"];
         let Self { x, which, n_groups, matrices, join, form } = *self;
         let n_dims = matrices[0].array().n_dims();
-        let n_tiles = |w: &Weights<'_>| (w.array().dim(-2) + TILE_ROWS - 1) / TILE_ROWS;
         if join == Join::Swiglu {
             shapes.truncate(1);
         }
         let outputs = shapes.iter().map(|shape| (&shape[..], x.dtype())).collect::<Vec<_>>();
+        let n_tiles = |w: &Weights<'_>| (w.array().dim(-2) + TILE_ROWS - 1) / TILE_ROWS;
         let n_blocks = matrices[..shapes.len()].iter().map(n_tiles).sum::<i32>();
         let scales = matrices[0].scales();
-        let stages = form.stages(join, scales);
+        let stages = form.stages(x.dim(-1), n_blocks, join, scales);
         let (bits, group) = form.0.unwrap_or_default();
         let of_matrices = matrices.iter().enumerate().flat_map(|(i, w)| w.inputs(i));
         let kernel = Kernel {
@@ -263,10 +272,10 @@ impl Call<'_> {
             inputs: [("x", Some(x)), ("which", which)].into_iter().chain(of_matrices).collect(),
             outputs: OUTPUTS[..shapes.len()].to_vec(),
             call: &|| self.text(n_dims),
-            shared_bytes: form.shared_bytes(join, scales),
+            shared_bytes: form.shared_bytes(stages, join, scales),
         };
         let share = which.and_then(|which| shared_rows(x, which)).unwrap_or(1);
-        kernel.launch(&Launch {
+        let launch = Launch {
             outputs: &outputs,
             grid: [
                 n_blocks * n_groups * THREADS,
@@ -276,7 +285,12 @@ impl Call<'_> {
             group: [THREADS, 1, 1],
             ints: &[("STAGES", stages), ("SHARE", share)],
             dtypes: &[("T", x.dtype()), ("S", scales)],
-        })
+        };
+        // Which matrices to read is mostly found out right before.
+        match which {
+            Some(_) => kernel.launch(&launch),
+            None => kernel.launch_early(&launch, 1),
+        }
     }
 
     fn text(&self, n_dims: usize) -> String {

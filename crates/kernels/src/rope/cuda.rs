@@ -15,9 +15,9 @@ const NAMES: [[&str; 4]; MAX] =
 /// Of at most two arrays of as many tokens, with the position of each row's first one, i32 `[B]`.
 pub(super) fn run(all: &[(&Heads<'_>, Sizes)], begins: &Array) -> Result<Vec<Array>> {
     let kinds = all.iter().map(|(heads, s)| kind(heads, *s)).collect::<Vec<_>>().join("_");
-    let of_each = all.iter().zip(NAMES).flat_map(|((heads, _), [x, frequencies, weight, _])| {
+    let late = all.iter().zip(NAMES).map(|((heads, _), [x, ..])| (x, Some(heads.x)));
+    let of_each = all.iter().zip(NAMES).flat_map(|((heads, _), [_, frequencies, weight, _])| {
         [
-            (x, Some(heads.x)),
             (frequencies, Some(&heads.rotation.on_device)),
             (weight, heads.norm.map(|norm| norm.weight)),
         ]
@@ -25,7 +25,7 @@ pub(super) fn run(all: &[(&Heads<'_>, Sizes)], begins: &Array) -> Result<Vec<Arr
     let kernel = Kernel {
         name: format!("offshoot_turn_{kinds}"),
         source: include_str!("turn.cu"),
-        inputs: [("begins", Some(begins))].into_iter().chain(of_each).collect(),
+        inputs: late.chain([("begins", Some(begins))]).chain(of_each).collect(),
         outputs: NAMES[..all.len()].iter().map(|[.., out]| *out).collect(),
         call: &|| text(all),
         shared_bytes: 0,
@@ -35,13 +35,14 @@ pub(super) fn run(all: &[(&Heads<'_>, Sizes)], begins: &Array) -> Result<Vec<Arr
     let outputs = shapes.iter().zip(all).map(|(shape, (heads, _))| (&shape[..], heads.x.dtype()));
     let n_warps = all.iter().map(|(heads, s)| s.rows * s.tokens * heads.n_heads).sum::<i32>();
     let n_groups = (n_warps + THREADS / 32 - 1) / (THREADS / 32);
-    kernel.launch(&Launch {
+    let launch = Launch {
         outputs: &outputs.collect::<Vec<_>>(),
         grid: [n_groups * THREADS, 1, 1],
         group: [THREADS, 1, 1],
         ints: &[],
         dtypes: &[],
-    })
+    };
+    kernel.launch_early(&launch, all.len())
 }
 
 /// Everything that the source states of one array.

@@ -15,6 +15,15 @@ __device__ void turn(
   const int row = token / n_tokens, within = token % n_tokens;
   const T* from = x + (token * HEADS + head) * GROUP + BEGIN;
   T* to = out + ((static_cast<long>(row) * HEADS + head) * n_tokens + within) * DIM;
+  constexpr int PAIRS = (TURNED / 2 + 31) / 32;
+  const float position = begins[row] + within;
+  float sines[PAIRS], cosines[PAIRS];
+#pragma unroll
+  for (int i = 0; i < PAIRS; ++i) {
+    const int pair = min(i * 32 + lane, TURNED / 2 - 1);
+    sincosf(position * frequencies[pair], &sines[i], &cosines[i]);
+  }
+  wait_for_inputs();
   float scale = 1.0f;
   if (weight != nullptr) {
     float squares = 0.0f;
@@ -28,16 +37,15 @@ __device__ void turn(
     const float normed = static_cast<float>(from[i]) * scale;
     return weight != nullptr ? normed * static_cast<float>(weight[i]) : normed;
   };
-  const float position = begins[row] + within;
 #pragma unroll
-  for (int pair = lane; pair < TURNED / 2; pair += 32) {
+  for (int i = 0; i < PAIRS; ++i) {
+    const int pair = i * 32 + lane;
+    if (pair >= TURNED / 2) break;
     const int first = NEIGHBOURS ? 2 * pair : pair;
     const int second = NEIGHBOURS ? first + 1 : pair + TURNED / 2;
-    float sine, cosine;
-    sincosf(position * frequencies[pair], &sine, &cosine);
     const float a = value(first), b = value(second);
-    to[first] = static_cast<T>((a * cosine - b * sine) * factor);
-    to[second] = static_cast<T>((b * cosine + a * sine) * factor);
+    to[first] = static_cast<T>((a * cosines[i] - b * sines[i]) * factor);
+    to[second] = static_cast<T>((b * cosines[i] + a * sines[i]) * factor);
   }
   for (int i = TURNED + lane; i < DIM; i += 32) to[i] = static_cast<T>(value(i));
 }
