@@ -20,9 +20,9 @@ struct AttendMemory {
   float sum[ROWS];
 };
 
-// q [B, HEADS, D]; fresh [B, D]; latents [N, BLOCK, D]; table [B, width]; slots, begins [B]; tickets
-// [B], zeros before and after. out [B, HEADS, DV]; part_out [B, HEADS, parts, DV]; part_sums
-// [B, HEADS, parts, 2]. Grid (1, B, parts), 128 threads.
+// q [B, HEADS, D]; fresh [B, D]; latents [N, BLOCK, D]; table [B, width]; slots, begins [B];
+// tickets [B], zeros before and after. out [B, HEADS, DV]; part_out [B, HEADS, parts, DV];
+// part_sums [B, HEADS, parts, 2]. Grid (1, B, parts), 128 threads.
 template <int HEADS, int D, int DV, int BLOCK, int TILE, typename T>
 __device__ void attend_latents(
     const T* q, const T* fresh, const T* latents, const unsigned* table, const unsigned* slots,

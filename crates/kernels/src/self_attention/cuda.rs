@@ -4,8 +4,9 @@
 //!
 //! MLX writes in place only what no launch under way still reads, and copies the whole array
 //! otherwise: a pool would be copied in every layer of every step. So the launch writes into its
-//! input. That is sound as long as each pool is extended once between two evaluations, which one
-//! pass over a model's layers does: launches of one evaluation come after those of the one before.
+//! input. That is sound as long as each pool is extended once between two evaluations, and read by
+//! that launch alone, which one pass over a model's layers does: launches of one evaluation come
+//! after those of the one before.
 
 use std::cell::OnceCell;
 
@@ -21,11 +22,16 @@ const THREADS: i32 = 256;
 /// Bytes that a thread moves at once, at most.
 const RUN_BYTES: i32 = 16;
 
-/// Blocks of threads that keep a large device busy.
-const MANY_GROUPS: i32 = 264;
-/// Parts of one row's tokens, at most, as the source has it: the last one to end joins them alone.
+/// Blocks of threads that a large device runs at a time.
+const MANY_GROUPS: i32 = 132;
+/// Parts of one row's tokens, at most, as the sources have it: the last to end joins them alone.
 const MAX_PARTS: i32 = 64;
-/// Rows times heads of keys that may wait for each other.
+/// Tokens that a warp takes at a time, query heads that share them, and steps of tokens in shared
+/// memory, as `attend.cu` has them.
+const TILE: i32 = 16;
+const STAGES: i32 = 2;
+/// Rows times heads of keys, times sixteens of the query heads that share one, that may wait for
+/// each other.
 pub(super) const N_TICKETS: i32 = 4096;
 
 pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
@@ -38,7 +44,7 @@ pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
     let (one, many) = (One::over(&q, &cache), Many::over(&q, pools));
     let call = Call { layout: a.layout, window: a.window, scale: a.scale, sinks: a.sinks };
     if one.fits() {
-        let out = attend_one(&one, &q, new, pools, call)?;
+        let out = attend_one(&one, &q, new, pools, &call)?;
         return Ok(Attended { out, cache });
     }
     if many.fits() {
@@ -52,7 +58,7 @@ pub(super) fn run(a: &SelfAttention<'_>, cache: Cache) -> Result<Attended> {
 }
 
 /// The sizes of attention of one new token per row.
-pub(super) struct One {
+struct One {
     rows: i32,
     tokens: i32,
     heads: i32,
@@ -61,13 +67,11 @@ pub(super) struct One {
     value_dim: i32,
     block: i32,
     dtype: Dtype,
-    /// Values are the beginnings of keys.
-    is_shared: bool,
 }
 
 impl One {
     /// Of queries `[B, H, L, D]` over keys and values.
-    pub fn over(q: &Array, cache: &Cache) -> Self {
+    fn over(q: &Array, cache: &Cache) -> Self {
         let [rows, heads, tokens, key_dim] = [0, 1, 2, 3].map(|axis| q.dim(axis));
         Self {
             rows,
@@ -78,88 +82,77 @@ impl One {
             value_dim: cache.values.dim(3),
             block: cache.keys.dim(2),
             dtype: q.dtype(),
-            is_shared: false,
         }
     }
 
-    /// Of queries `[B, H, L, D]` over latents, whose first elements are the values.
-    pub fn over_latents(q: &Array, pool: &Array, value_dim: i32) -> Self {
-        let [rows, heads, tokens, key_dim] = [0, 1, 2, 3].map(|axis| q.dim(axis));
-        Self {
-            rows,
-            tokens,
-            heads,
-            kv_heads: 1,
-            key_dim,
-            value_dim,
-            block: pool.dim(2),
-            dtype: q.dtype(),
-            is_shared: true,
-        }
+    /// Of a row, blocks of threads that each see all of its tokens.
+    fn groups(&self) -> i32 {
+        self.kv_heads * ((self.heads / self.kv_heads + TILE - 1) / TILE)
     }
 
-    /// Tokens that are read at once.
-    fn tile(&self) -> i32 {
-        if self.key_dim <= 128 { 64 } else { 32 }
+    /// As many as have registers for their sums, and room.
+    fn warps(&self) -> i32 {
+        let most = if self.value_dim <= 128 { 8 } else { 4 };
+        let fits = |warps: &i32| self.shared_bytes(*warps) <= shared_limit_bytes();
+        [8, 4, 2].into_iter().filter(|warps| *warps <= most).find(fits).unwrap_or(0)
     }
 
-    fn shared_bytes(&self) -> i32 {
-        let tile = self.tile();
-        let rows = (self.heads / self.kv_heads + 15) / 16 * 16;
-        let values =
-            if self.is_shared { self.value_dim + 8 } else { 2 * tile * (self.value_dim + 8) };
-        let halves =
-            rows * (self.key_dim + 8) + 2 * tile * (self.key_dim + 8) + values + rows * (tile + 8);
-        2 * halves + 4 * rows * (tile + 4) + 3 * 4 * rows + 16
+    fn shared_bytes(&self, warps: i32) -> i32 {
+        let tiles = STAGES * TILE * 2 * (self.key_dim + 8 + self.value_dim + 8);
+        let sums = TILE * 4 * (self.value_dim + 8);
+        TILE * 2 * (self.key_dim + 8) + warps * (tiles.max(sums) + 2 * TILE * 4)
     }
 
     /// Whether there is a form for them.
-    pub fn fits(&self) -> bool {
-        let (keys, values) = (self.key_dim, self.value_dim);
+    fn fits(&self) -> bool {
         self.tokens == 1
             && matches!(self.dtype, Dtype::Bf16 | Dtype::F16)
-            && keys % 16 == 0
-            && keys <= 640
-            && [64, 128, 256, 512].contains(&values)
-            && self.heads / self.kv_heads <= 32
-            && (self.tile() % self.block == 0 || self.block % self.tile() == 0)
-            && self.rows * self.kv_heads <= N_TICKETS
-            && self.shared_bytes() <= shared_limit_bytes()
-    }
-
-    /// How many blocks of threads share a row's tokens: enough for the device, and not more than
-    /// have two tiles each.
-    fn parts(&self, n_tokens: i32) -> i32 {
-        let groups = self.rows * self.kv_heads;
-        let tiles = n_tokens / self.tile() + 1;
-        (MANY_GROUPS / groups).min(tiles / 2).clamp(1, MAX_PARTS)
+            && self.key_dim % 16 == 0
+            && (16..=256).contains(&self.key_dim)
+            && [64, 128, 256].contains(&self.value_dim)
+            && self.block % TILE == 0
+            && self.rows * self.groups() <= N_TICKETS
+            && self.warps() > 0
     }
 
     /// Over at most `n_tokens` of every row.
     fn launch(&self, kernel: &Kernel<'_>, n_tokens: i32, sink_dtype: Dtype) -> Result<Array> {
-        let parts = self.parts(n_tokens);
+        let warps = self.warps();
+        let parts = parts(self.rows * self.groups(), n_tokens / (TILE * warps) + 1);
         let kept = if parts > 1 { parts } else { 0 };
-        let made = kernel.launch(&Launch {
+        let launch = Launch {
             outputs: &[
                 (&[self.rows, 1, self.heads * self.value_dim], self.dtype),
                 (&[self.rows, self.heads, kept, self.value_dim], Dtype::F32),
                 (&[self.rows, self.heads, kept, 2], Dtype::F32),
             ],
-            grid: [self.kv_heads * 128, self.rows, parts],
-            group: [128, 1, 1],
+            grid: [self.groups() * 32 * warps, self.rows, parts],
+            group: [32 * warps, 1, 1],
             ints: &[
                 ("HEADS", self.heads),
                 ("KV", self.kv_heads),
                 ("DK", self.key_dim),
                 ("DV", self.value_dim),
                 ("BLOCK", self.block),
-                ("TILE", self.tile()),
-                ("SHARED", i32::from(self.is_shared)),
+                ("WARPS", warps),
+                ("STAGES", STAGES),
             ],
             dtypes: &[("T", self.dtype), ("S", sink_dtype)],
-        })?;
+        };
+        // Pools, tables and sinks are there before; queries and new tokens are not.
+        let made = kernel.launch_early(&launch, 3)?;
         Ok(made.into_iter().next().expect("three outputs were asked for"))
     }
+}
+
+/// How many blocks of threads share each of `groups` rows of work that take `n_steps` steps of
+/// theirs at most: as many as end soonest, when the device runs [`MANY_GROUPS`] at a time and
+/// joining takes as long as two steps.
+pub(super) fn parts(groups: i32, n_steps: i32) -> i32 {
+    let rounds = |parts: i32| (groups * parts + MANY_GROUPS - 1) / MANY_GROUPS;
+    let each = |parts: i32| (n_steps + parts - 1) / parts + if parts > 1 { 2 } else { 0 };
+    let most = (MANY_GROUPS / groups).max(4).min(n_steps).min(MAX_PARTS);
+    (1..=most).min_by_key(|&parts| rounds(parts) * each(parts)).unwrap_or(1)
 }
 
 thread_local! {
@@ -188,12 +181,12 @@ pub(super) struct Call<'a> {
 
 /// Attention of one new token per row, `new` keys and values, which are written into the pools on
 /// the way: `[B, 1, H·Dv]`.
-pub(super) fn attend_one(
+fn attend_one(
     s: &One,
     q: &Array,
     new: [&Array; 2],
     pools: [&Array; 2],
-    a: Call<'_>,
+    a: &Call<'_>,
 ) -> Result<Array> {
     let Layout::Blocks { table, slots, begins } = a.layout else {
         unreachable!("rows are not attended over this way")
@@ -206,20 +199,21 @@ pub(super) fn attend_one(
         Some(sinks) => ("sinks", sinks.dtype()),
         None => ("static_cast<const T*>(nullptr)", s.dtype),
     };
-    let of_values = |array| if s.is_shared { None } else { Some(array) };
-    let (new_values, values) =
-        if s.is_shared { ("new_keys", "keys") } else { ("new_values", "values") };
-    let shared_bytes = s.shared_bytes();
-    let kinds = u32::from(a.sinks.is_some()) + 2 * u32::from(s.is_shared);
+    let shared_bytes = s.shared_bytes(s.warps());
+    let has_sinks = u8::from(a.sinks.is_some());
     let kernel = Kernel {
-        name: format!("offshoot_attend_{window}_{:x}_{shared_bytes}_{kinds}", scale.to_bits()),
-        source: concat!(include_str!("../cuda/tiles.cuh"), include_str!("attend.cu")),
+        name: format!("offshoot_attend_{window}_{:x}_{shared_bytes}_{has_sinks}", scale.to_bits()),
+        source: concat!(
+            include_str!("../cuda/tiles.cuh"),
+            include_str!("parts.cuh"),
+            include_str!("attend.cu")
+        ),
         inputs: vec![
             ("q", Some(q)),
             ("new_keys", Some(new[0])),
-            ("new_values", of_values(new[1])),
+            ("new_values", Some(new[1])),
             ("keys", Some(pools[0])),
-            ("values", of_values(pools[1])),
+            ("values", Some(pools[1])),
             ("table", Some(table)),
             ("slots", Some(slots)),
             ("begins", Some(begins)),
@@ -229,9 +223,9 @@ pub(super) fn attend_one(
         outputs: vec!["out", "part_out", "part_sums"],
         call: &|| {
             format!(
-                "offshoot::attend<HEADS, KV, DK, DV, BLOCK, TILE, SHARED, T, S>(q, new_keys, \
-                 {new_values}, keys, {values}, table, slots, begins, {sinks}, tickets, out, \
-                 part_out, part_sums, table_shape[1], {window}, {scale:e}f);"
+                "offshoot::attend<HEADS, KV, DK, DV, BLOCK, WARPS, STAGES, T, S>(q, new_keys, \
+                 new_values, keys, values, table, slots, begins, {sinks}, tickets, out, part_out, \
+                 part_sums, table_shape[1], {window}, {scale:e}f);"
             )
         },
         shared_bytes,

@@ -4,12 +4,12 @@
 //! | form | where |
 //! |---|---|
 //! | [`Latent::reference`] | everywhere: the twin |
-//! | `cuda.rs` | CUDA, one new token per row in 16 bits: written and attended over in one launch |
+//! | `latent_cuda.rs` | CUDA, one new token per row in 16 bits: writes it and attends |
 //! | [`extend`], then [`Attention`]'s fastest form | otherwise |
 
 use mlx::{Array, Backend, Device, Dtype, Result};
 
-use super::cuda::{self, One};
+use super::latent_cuda::One;
 use super::{Extended, Layout, OP, extend, extend_reference};
 use crate::Positions;
 use crate::attention::{Attention, Kv, Masks};
@@ -46,15 +46,9 @@ impl Latent<'_> {
     pub fn run(&self, pool: Array) -> Result<(Array, Array)> {
         self.check(&pool)?;
         if Device::current_backend() == Backend::Cuda {
-            let one = One::over_latents(self.q, &pool, self.value_dim);
+            let one = One::over(self.q, &pool, self.value_dim);
             if one.fits() {
-                let call = cuda::Call {
-                    layout: self.layout,
-                    window: None,
-                    scale: self.scale,
-                    sinks: None,
-                };
-                let out = cuda::attend_one(&one, self.q, [self.new; 2], [&pool; 2], call)?;
+                let out = one.attend(self.q, self.new, &pool, self.layout, self.scale)?;
                 return Ok((out, pool));
             }
         }

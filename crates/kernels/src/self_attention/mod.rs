@@ -21,6 +21,7 @@ mod cpu;
 mod cuda;
 mod flash;
 mod latent;
+mod latent_cuda;
 mod twin;
 
 use mlx::{Array, Backend, Device, Dtype, Result};
