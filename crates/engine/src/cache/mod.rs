@@ -38,7 +38,7 @@ use crate::{Error, Result};
 
 /// Nothing of it is stored.
 const NOWHERE: u32 = kernels::self_attention::NOWHERE;
-/// Blocks by which tables grow, so that their shapes change rarely.
+/// Blocks by which tables grow at least.
 const TABLE_STRIDE: usize = 16;
 
 /// Passes over prompts that the device works on while the host goes on.
@@ -82,6 +82,13 @@ pub(crate) struct Passed {
     pub hidden: Array,
     /// States at the captures that were asked for.
     pub captured: Vec<States>,
+}
+
+/// Of a table for so many blocks: longer by up to an eighth or [`TABLE_STRIDE`], so that shapes
+/// change rarely.
+fn table_width(n_blocks: usize) -> usize {
+    let stride = n_blocks.checked_ilog2().map_or(0, |log| (1 << log) / 8);
+    n_blocks.next_multiple_of(stride.max(TABLE_STRIDE))
 }
 
 /// Where a token is stored, if it is.
@@ -377,7 +384,7 @@ impl PrefixCache {
             let table = |seq: &SeqId| self.books.block_table(*seq, group).expect("it has tables");
             let tables = seqs.iter().map(table).collect::<Vec<_>>();
             let ends = tables.iter().map(|table| table.first_idx + table.blocks.len());
-            let width = ends.max().unwrap_or(0).next_multiple_of(TABLE_STRIDE);
+            let width = table_width(ends.max().unwrap_or(0));
             let (mut rows, mut slots) = (vec![0; width * seqs.len()], Vec::new());
             for ((table, position), row) in
                 tables.iter().zip(positions).zip(rows.chunks_exact_mut(width))

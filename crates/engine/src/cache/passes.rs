@@ -3,7 +3,7 @@
 //! On CUDA a pass is hundreds of launches, and building their graph takes longer than they do. A
 //! pass that decodes makes the same launches as the one before it: it is recorded, and run again
 //! over the arrays that differ. Recordings are kept by the shapes of these arrays. None is used
-//! before the graph was built twice and gave the same one, with nothing in it that was made anew.
+//! again before the graph was built twice and was the same, with nothing in it that was made anew.
 
 use std::collections::HashMap;
 
@@ -18,10 +18,18 @@ const MAX_KNOWN: usize = 128;
 #[derive(Debug, Default)]
 pub(super) struct Passes {
     known: HashMap<Vec<i32>, Known>,
+    n_passes: u64,
+}
+
+/// A pass that was run before.
+#[derive(Debug)]
+struct Known {
+    state: State,
+    last_use: u64,
 }
 
 #[derive(Debug)]
-enum Known {
+enum State {
     /// Built once.
     Built(Recording),
     /// Built twice, alike.
@@ -58,29 +66,41 @@ impl Passes {
             key.push(source.n_dims() as i32);
             key.extend_from_slice(source.shape());
         }
-        if let Some(Known::Proven(recording)) = self.known.get(&key) {
+        self.n_passes += 1;
+        let before = self.known.get_mut(&key).map(|known| {
+            known.last_use = self.n_passes;
+            &known.state
+        });
+        if let Some(State::Proven(recording)) = before {
             return keep(recording.run(&sources)?, states);
         }
         let hidden = loaded.model.through_layers(&embedded, step, states)?;
-        if self.known.len() >= MAX_KNOWN {
-            self.known.clear();
-        }
-        let now = match self.known.remove(&key) {
-            Some(Known::Unfit) => Known::Unfit,
+        let state = match before {
+            Some(State::Unfit) => return keep(mlx::joined(made(&hidden, states))?, states),
             before => match (Recording::of(made(&hidden, states), &sources)?, before) {
-                (None, _) => Known::Unfit,
-                (Some(now), Some(Known::Built(before))) if now.is_same(&before) => {
-                    Known::Proven(now)
+                (None, _) => State::Unfit,
+                (Some(now), Some(State::Built(before))) if now.is_same(before) => {
+                    State::Proven(now)
                 }
-                (Some(now), _) => Known::Built(now),
+                (Some(now), _) => State::Built(now),
             },
         };
-        let joined = match &now {
-            Known::Built(recording) | Known::Proven(recording) => recording.run(&sources)?,
-            Known::Unfit => mlx::joined(made(&hidden, states))?,
+        let joined = match &state {
+            State::Built(recording) | State::Proven(recording) => recording.run(&sources)?,
+            State::Unfit => mlx::joined(made(&hidden, states))?,
         };
-        self.known.insert(key, now);
+        self.remember(key, state);
         keep(joined, states)
+    }
+
+    /// In place of the one that was not used for longest, if there are too many.
+    fn remember(&mut self, key: Vec<i32>, state: State) {
+        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&key) {
+            let oldest = self.known.iter().min_by_key(|(_, known)| known.last_use);
+            let oldest = oldest.map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.known.remove(&key));
+        }
+        self.known.insert(key, Known { state, last_use: self.n_passes });
     }
 }
 
