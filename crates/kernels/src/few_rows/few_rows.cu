@@ -11,13 +11,14 @@ constexpr int TILE_ROWS = 16;
 constexpr int TILE_COLUMNS = 8;
 constexpr int FEW_ROWS_WARPS = 8;
 
-// Of 4, 8 or 16 bytes. They are read once: the large ones need not stay near, but what the next step
-// wants lies behind them.
+// Of 4, 8 or 16 bytes. They are read once: the large ones need not stay near, but the next steps
+// want what lies behind them.
 template <int BYTES>
 __device__ inline void copy_soon(void* to, const void* from) {
   const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(to));
   if constexpr (BYTES == 16) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(place), "l"(from)
+                 : "memory");
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(place), "l"(from), "n"(BYTES)
                  : "memory");

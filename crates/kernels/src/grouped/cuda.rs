@@ -9,6 +9,10 @@ use crate::cuda::{Kernel, shared_limit_bytes};
 
 /// Rows of a tile, at most.
 const TILE: i32 = 64;
+/// Rows of a tile of one matrix, about, where blocks of threads are few.
+const FEWEST: i32 = 16;
+/// Blocks of threads that keep a large device busy.
+const MANY_BLOCKS: i32 = 132;
 const ORDER_THREADS: i32 = 1024;
 
 /// As `grouped.cu` has them.
@@ -75,28 +79,30 @@ pub(super) fn order(which: &Array, n_matrices: i32) -> Result<Ordered> {
 }
 
 thread_local! {
-    /// Tiles of so many rows of one matrix.
-    static PLAIN: RefCell<HashMap<i32, Array>> = RefCell::new(HashMap::new());
+    /// So many tiles of so many rows of one matrix.
+    static PLAIN: RefCell<HashMap<(i32, i32), Array>> = RefCell::new(HashMap::new());
 }
 
 impl Tiles {
-    /// Of `n` rows of one matrix, in order.
-    pub fn plain(n: i32) -> Result<Self> {
-        let known = PLAIN.with_borrow(|plain| plain.get(&n).cloned());
-        let tiles = known.map_or_else(|| plain_tiles(n), Ok)?;
+    /// Of `n` rows of one matrix, in order, whose outputs are shared out to `n_blocks` blocks of
+    /// threads: small ones where these would be few.
+    pub fn plain(n: i32, n_blocks: i32) -> Result<Self> {
+        let at_least = |rows: i32| (n + rows - 1) / rows;
+        let n_tiles = (MANY_BLOCKS / n_blocks.max(1)).clamp(at_least(TILE), at_least(FEWEST));
+        let known = PLAIN.with_borrow(|plain| plain.get(&(n, n_tiles)).cloned());
+        let tiles = known.map_or_else(|| plain_tiles(n, n_tiles), Ok)?;
         Ok(Self { tiles })
     }
 }
 
-fn plain_tiles(n: i32) -> Result<Array> {
-    let n_tiles = (n + TILE - 1) / TILE;
+fn plain_tiles(n: i32, n_tiles: i32) -> Result<Array> {
     let begin = |i: i32| (n * i / n_tiles) as u32;
     let tiles = (0..n_tiles).flat_map(|i| [0, begin(i), begin(i + 1) - begin(i)]);
     let tiles = Array::from_slice(&tiles.collect::<Vec<_>>(), &[n_tiles, 3])?;
     // Launches read it again and again: not from the host's memory.
     let tiles = tiles.offset(0.0)?;
     mlx::async_eval([&tiles])?;
-    PLAIN.with_borrow_mut(|plain| plain.insert(n, tiles.clone()));
+    PLAIN.with_borrow_mut(|plain| plain.insert((n, n_tiles), tiles.clone()));
     Ok(tiles)
 }
 
@@ -123,6 +129,12 @@ pub(super) fn fits(x: &Array, stacks: &[&Quantized]) -> bool {
     matches!(x.dtype(), Dtype::Bf16 | Dtype::F16)
         && stacks.iter().all(is_fine)
         && stacks.iter().all(|w| shape(w) == shape(stacks[0]))
+}
+
+/// Blocks of threads to which outputs of a tile are shared out.
+pub(super) fn n_blocks(stacks: &[&Quantized]) -> i32 {
+    let width = WARPS * 16 * if stacks.len() == 2 { 1 } else { 2 };
+    (stacks[0].weight.dim(-2) + width - 1) / width
 }
 
 /// Products of rows in the order of their matrices.
@@ -165,11 +177,9 @@ impl Call<'_> {
             },
             shared_bytes: shared_bytes(bits),
         };
-        let n_out = stacks[0].weight.dim(-2);
-        let width = WARPS * 16 * if stacks.len() == 2 { 1 } else { 2 };
         let made = kernel.launch(&Launch {
             outputs: &[(shape, self.x.dtype())],
-            grid: [(n_out + width - 1) / width * WARPS * 32, self.tiles.tiles.dim(0), 1],
+            grid: [n_blocks(stacks) * WARPS * 32, self.tiles.tiles.dim(0), 1],
             group: [WARPS * 32, 1, 1],
             ints: &[],
             dtypes: &[],

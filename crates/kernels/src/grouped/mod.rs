@@ -152,7 +152,7 @@ pub(crate) fn plain(x: &Array, matrices: &[&Quantized]) -> Result<Option<Array>>
     if !PLAIN_ROWS.contains(&n_rows) || !cuda::fits(x, matrices) {
         return Ok(None);
     }
-    let tiles = cuda::Tiles::plain(n_rows as i32)?;
+    let tiles = cuda::Tiles::plain(n_rows as i32, cuda::n_blocks(matrices))?;
     let shape = [&x.shape()[..x.n_dims() - 1], &[matrices[0].weight.dim(0)]].concat();
     cuda::Call { x, order: None, tiles: &tiles }.launch(matrices, &shape).map(Some)
 }
