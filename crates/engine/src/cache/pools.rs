@@ -354,15 +354,20 @@ impl Pools {
         if from.is_empty() {
             return Ok(());
         }
-        self.change(group, |pools| Ok(blocks::copy(pools, from, to)?))
+        let done = self.change(group, |pools| Ok(blocks::copy(pools, from, to)?))?;
+        match Device::current_backend() {
+            // Launches that follow come after it.
+            Backend::Cuda => Ok(mlx::async_eval(&done)?),
+            Backend::Cpu | Backend::Metal => Ok(mlx::eval(&done)?),
+        }
     }
 
-    /// Changes blocks in all pools of a group.
+    /// Changes blocks in all pools of a group; what comes back is to be evaluated.
     fn change(
         &mut self,
         group: usize,
         change: impl FnOnce(Vec<Array>) -> Result<Vec<Changed>>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Array>> {
         let layers = self.layers.iter().zip(&mut self.states).filter(|(l, _)| l.group == group);
         let places = layers.flat_map(|(_, state)| match state {
             LayerState::Kv(kv) => &mut kv.buffers[..],
@@ -377,7 +382,7 @@ impl Pools {
             **place = changed.pool;
             changed.done
         });
-        Ok(mlx::eval(&all_done.collect::<Vec<_>>())?)
+        Ok(all_done.collect())
     }
 
     /// The pools of a group, layer after layer.
@@ -429,7 +434,8 @@ impl Pools {
             let new = Array::from_bytes(&part, &shape, dtype)?;
             Ok(blocks::write(pool, &new, ids)?)
         };
-        self.change(group, |pools| pools.into_iter().map(write).collect())
+        let done = self.change(group, |pools| pools.into_iter().map(write).collect())?;
+        Ok(mlx::eval(&done)?)
     }
 
     /// The bytes of a slot's states, layer after layer: the convolution's tail, then the state.

@@ -1,5 +1,5 @@
 //! Blocks written into a pool in place: see `self_attention/cuda.rs` for why MLX's own operation
-//! would copy the pool. What comes after must not begin before `done` is evaluated.
+//! would copy the pool. Launches of one evaluation come after those of the one before.
 
 use mlx::{Array, Dtype, Launch, Result};
 

@@ -17,8 +17,8 @@ use crate::input::{dims, expect_dtype, expect_shape, refused};
 
 const OP: &str = "blocks";
 
-/// A pool with other blocks in places. `done` must be evaluated before anything else is made of the
-/// pool; that of many pools at once is.
+/// A pool with other blocks in places. The evaluation of `done` must begin before that of anything
+/// else that is made of the pool; that of many pools at once does.
 #[derive(Debug)]
 pub struct Changed {
     /// The pool.
