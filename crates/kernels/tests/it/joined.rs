@@ -127,6 +127,27 @@ fn what_is_computed_already_stays() {
 }
 
 #[test]
+fn weights_that_a_launch_makes_are_not_read_before_they_are_there() {
+    let _device = device();
+    let mut layers = layers();
+    let gates = layers.iter().map(|layer| layer.gate.clone()).collect::<Vec<_>>();
+    for (seed, i) in [(21, 0), (22, LAYERS / 2), (23, LAYERS - 1)] {
+        let (x, scale) = (input(seed, 2, 1), layers[i].norm.clone());
+        let mut made = || {
+            layers[i].gate = norm::rms_norm(&gates[i], Some(&scale), 1e-5).unwrap();
+            run(&layers, &x, &[], false)
+        };
+        let expected = made();
+        // What they are made of may be recorded, but not as one with what reads them.
+        assert!(Recording::of(&expected, [&x]).unwrap().is_none(), "layer {i}");
+        eval(&expected).unwrap();
+        let found = joined(&made()).unwrap();
+        assert_eq!(found[0].to_bytes().unwrap(), expected[0].to_bytes().unwrap(), "layer {i}");
+        layers[i].gate = gates[i].clone();
+    }
+}
+
+#[test]
 fn a_recording_gives_what_its_graph_would_give() {
     let _device = device();
     let layers = layers();
