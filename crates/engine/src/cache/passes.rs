@@ -76,7 +76,7 @@ impl Passes {
         }
         let hidden = loaded.model.through_layers(&embedded, step, states)?;
         let state = match before {
-            Some(State::Unfit) => return keep(mlx::joined(made(&hidden, states))?, states),
+            Some(State::Unfit) => State::Unfit,
             before => match (Recording::of(made(&hidden, states), &sources)?, before) {
                 (None, _) => State::Unfit,
                 (Some(now), Some(State::Built(before))) if now.is_same(before) => {
@@ -98,7 +98,7 @@ impl Passes {
         if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&key) {
             let oldest = self.known.iter().min_by_key(|(_, known)| known.last_use);
             let oldest = oldest.map(|(key, _)| key.clone());
-            oldest.and_then(|key| self.known.remove(&key));
+            self.known.remove(&oldest.expect("there are some"));
         }
         self.known.insert(key, Known { state, last_use: self.n_passes });
     }

@@ -12,7 +12,7 @@ const FEW_SCORES: i64 = 1 << 22;
 pub(super) fn on_cuda(a: &Attention<'_>, s: Sizes) -> Result<Array> {
     let n_scores = [s.rows, s.heads, s.queries, s.keys].map(i64::from).iter().product::<i64>();
     if dtype(a) != Dtype::F32 && n_scores <= FEW_SCORES {
-        return twin::run(a, s);
+        return twin::run(a, s, a.masks);
     }
     match a.positions {
         Positions::Same(_) => run(a, s), // Never reads behind the last query.

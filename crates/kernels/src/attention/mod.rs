@@ -128,7 +128,7 @@ impl Attention<'_> {
     /// # Errors
     /// Those of [`Attention::run`]; what shows at evaluation there shows nowhere here.
     pub fn reference(&self) -> Result<Array> {
-        twin::run(self, self.check()?)
+        twin::run(self, self.check()?, &Masks::default())
     }
 
     /// Attention by MLX's own operation, which every backend has. Where rows stand at different

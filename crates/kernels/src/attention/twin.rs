@@ -5,9 +5,9 @@ use mlx::{Array, Dtype, Result, concatenate};
 use super::{Attention, Kv, Masks, Positions, Sizes};
 use crate::blocks;
 
-pub(super) fn run(a: &Attention<'_>, s: Sizes) -> Result<Array> {
+pub(super) fn run(a: &Attention<'_>, s: Sizes, masks: &Masks) -> Result<Array> {
     let (first, share) = (a.kv.first_key(), s.share());
-    let mask = Masks::default().get(a, s, a.window, (first, first + s.keys))?;
+    let mask = masks.get(a, s, a.window, (first, first + s.keys))?;
     let (keys, values) = defined(a, s)?;
     let by_group = |x: Array| x.astype(Dtype::F32)?.expand_dims(&[2]);
     let (keys, values) = (by_group(keys)?, by_group(values)?); // [B, K, 1, T, D]

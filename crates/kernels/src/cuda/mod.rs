@@ -6,6 +6,9 @@ use std::rc::Rc;
 
 use mlx::{Array, CudaKernel, CudaSource, Device, Launch, Result};
 
+/// Of a large device: blocks of threads that run at a time where each takes what one has.
+pub(crate) const MULTIPROCESSORS: i32 = 132;
+
 thread_local! {
     /// Kernels by name. They belong to the thread that owns the device.
     static KERNELS: RefCell<HashMap<String, Rc<CudaKernel>>> = RefCell::new(HashMap::new());

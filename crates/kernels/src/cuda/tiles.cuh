@@ -28,6 +28,17 @@ __device__ inline void copy_ahead(void* to, const void* from, bool is_there) {
                : "memory");
 }
 
+// Two neighbours of 16 bits, rounded.
+__device__ inline unsigned pair(__nv_bfloat16, float a, float b) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
+  return *reinterpret_cast<const unsigned*>(&both);
+}
+
+__device__ inline unsigned pair(__half, float a, float b) {
+  const __half2 both = __floats2half2_rn(a, b);
+  return *reinterpret_cast<const unsigned*>(&both);
+}
+
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <int N>

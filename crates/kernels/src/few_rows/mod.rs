@@ -8,7 +8,7 @@
 
 use mlx::{Array, Backend, Device, Dtype, Launch, QuantMode, Quantized, Result};
 
-use crate::cuda::{Kernel, shared_limit_bytes};
+use crate::cuda::{Kernel, MULTIPROCESSORS, shared_limit_bytes};
 
 /// The columns of a tile.
 const TILE_COLUMNS: i32 = 8;
@@ -33,7 +33,7 @@ const FLOATS_STEP: i32 = 32;
 const STAGES: [i32; 2] = [3, 6];
 /// Blocks of threads that a large device runs at a time: of more, as many as there is room for are
 /// better than many steps of each.
-const MANY_BLOCKS: i32 = 4 * 132;
+const MANY_BLOCKS: i32 = 4 * MULTIPROCESSORS;
 const WARP_BYTES: i32 = 8 << 10;
 /// Shared memory for the warps' sums of a tile.
 const PARTS_BYTES: i32 = WARPS * TILE_ROWS * TILE_COLUMNS * 4;

@@ -5,14 +5,12 @@ use std::collections::HashMap;
 
 use mlx::{Array, Dtype, Launch, QuantMode, Quantized, Result};
 
-use crate::cuda::{Kernel, shared_limit_bytes};
+use crate::cuda::{Kernel, MULTIPROCESSORS, shared_limit_bytes};
 
 /// Rows of a tile, at most.
 const TILE: i32 = 64;
 /// Rows of a tile of one matrix, about, where blocks of threads are few.
 const FEWEST: i32 = 16;
-/// Blocks of threads that keep a large device busy.
-const MANY_BLOCKS: i32 = 132;
 const ORDER_THREADS: i32 = 1024;
 
 /// As `grouped.cu` has them.
@@ -88,7 +86,7 @@ impl Tiles {
     /// threads: small ones where these would be few.
     pub fn plain(n: i32, n_blocks: i32) -> Result<Self> {
         let at_least = |rows: i32| (n + rows - 1) / rows;
-        let n_tiles = (MANY_BLOCKS / n_blocks.max(1)).clamp(at_least(TILE), at_least(FEWEST));
+        let n_tiles = (MULTIPROCESSORS / n_blocks.max(1)).clamp(at_least(TILE), at_least(FEWEST));
         let known = PLAIN.with_borrow(|plain| plain.get(&(n, n_tiles)).cloned());
         let tiles = known.map_or_else(|| plain_tiles(n, n_tiles), Ok)?;
         Ok(Self { tiles })

@@ -28,13 +28,6 @@ struct AttendMemory {
   float top[WARPS][TILE], sum[WARPS][TILE];
 };
 
-// Two of a tile's shares, rounded.
-template <typename T>
-__device__ inline unsigned pair_of(float first, float second) {
-  alignas(4) const T pair[2] = {static_cast<T>(first), static_cast<T>(second)};
-  return *reinterpret_cast<const unsigned*>(pair);
-}
-
 // q [B, HEADS, DK]; new_keys [B, KV, DK]; new_values [B, KV, DV]; keys [N, KV, BLOCK, DK]; values
 // [N, KV, BLOCK, DV]; table [B, width]; slots, begins [B]; sinks [HEADS] or absent; tickets, one
 // for each x and y of the grid, zeros before and after. out [B, HEADS, DV]; part_out
@@ -178,8 +171,8 @@ __device__ void attend(
     sum[0] = sum[0] * factor[0] + tile_sum[0];
     sum[1] = sum[1] * factor[1] + tile_sum[1];
     const unsigned shares[4] = {
-        pair_of<T>(logits[0][0], logits[0][1]), pair_of<T>(logits[0][2], logits[0][3]),
-        pair_of<T>(logits[1][0], logits[1][1]), pair_of<T>(logits[1][2], logits[1][3])};
+        pair(T{}, logits[0][0], logits[0][1]), pair(T{}, logits[0][2], logits[0][3]),
+        pair(T{}, logits[1][0], logits[1][1]), pair(T{}, logits[1][2], logits[1][3])};
     if (__any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll
       for (int n = 0; n < N; ++n) {
@@ -245,7 +238,7 @@ __device__ void attend(
         joined[1] += factors[w] * s.own[w].sums[r][c + 1];
       }
       if (n_parts == 1) {
-        const unsigned both = pair_of<T>(joined[0] / divisor, joined[1] / divisor);
+        const unsigned both = pair(T{}, joined[0] / divisor, joined[1] / divisor);
         *reinterpret_cast<unsigned*>(out + head * DV + c) = both;
       } else {
         float* at = part_out + (head * n_parts + part) * DV + c;

@@ -15,15 +15,13 @@ use mlx::{Array, Dtype, Launch, Result};
 use super::flash::Many;
 use super::{Attended, Cache, Layout, SelfAttention};
 use crate::Positions;
-use crate::cuda::{Kernel, shared_limit_bytes};
+use crate::cuda::{Kernel, MULTIPROCESSORS, shared_limit_bytes};
 use crate::rope::{Heads, turn_both};
 
 const THREADS: i32 = 256;
 /// Bytes that a thread moves at once, at most.
 const RUN_BYTES: i32 = 16;
 
-/// Blocks of threads that a large device runs at a time.
-const MANY_GROUPS: i32 = 132;
 /// Parts of one row's tokens, at most, as the sources have it: the last to end joins them alone.
 const MAX_PARTS: i32 = 64;
 /// Tokens that a warp takes at a time, query heads that share them, and steps of tokens in shared
@@ -146,12 +144,12 @@ impl One {
 }
 
 /// How many blocks of threads share each of `groups` rows of work that take `n_steps` steps of
-/// theirs at most: as many as end soonest, when the device runs [`MANY_GROUPS`] at a time and
+/// theirs at most: as many as end soonest, when the device runs [`MULTIPROCESSORS`] at a time and
 /// joining takes as long as two steps.
 pub(super) fn parts(groups: i32, n_steps: i32) -> i32 {
-    let rounds = |parts: i32| (groups * parts + MANY_GROUPS - 1) / MANY_GROUPS;
+    let rounds = |parts: i32| (groups * parts + MULTIPROCESSORS - 1) / MULTIPROCESSORS;
     let each = |parts: i32| (n_steps + parts - 1) / parts + if parts > 1 { 2 } else { 0 };
-    let most = (MANY_GROUPS / groups).max(4).min(n_steps).min(MAX_PARTS);
+    let most = (MULTIPROCESSORS / groups).max(4).min(n_steps).min(MAX_PARTS);
     (1..=most).min_by_key(|&parts| rounds(parts) * each(parts)).unwrap_or(1)
 }
 

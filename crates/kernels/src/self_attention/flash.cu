@@ -15,16 +15,6 @@ __device__ inline float power_of_two(float x) {
   return y;
 }
 
-__device__ inline unsigned pair(__nv_bfloat16, float a, float b) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
-  return *reinterpret_cast<const unsigned*>(&both);
-}
-
-__device__ inline unsigned pair(__half, float a, float b) {
-  const __half2 both = __floats2half2_rn(a, b);
-  return *reinterpret_cast<const unsigned*>(&both);
-}
-
 // The tokens of a block of threads: those of its rows of queries, and the keys from `first` to
 // `end` that any of them sees, of which it takes the tiles from `from` to `to`.
 template <int GROUP, int ROWS, int TILE, int BLOCK>
@@ -143,7 +133,6 @@ __device__ inline void finish(
     Kept<DV>& kept, const Of& share, const S* sinks, const unsigned* tickets, T* out,
     float* part_out, float* part_sums, int n_new) {
   constexpr int HEADS = KV * GROUP;
-  __shared__ bool is_last;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_parts = share.n_parts;
   const long tile_at =
       (static_cast<long>(share.row) * KV + share.kv) * gridDim.x + share.block_row;
@@ -185,18 +174,7 @@ __device__ inline void finish(
       }
     }
   }
-  if (n_parts == 1) return;
-
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    unsigned* ticket = const_cast<unsigned*>(tickets) + tile_at;
-    is_last = atomicAdd(ticket, 1u) == static_cast<unsigned>(n_parts) - 1;
-    if (is_last) *ticket = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
+  if (n_parts == 1 || !is_last_of(n_parts, tickets + tile_at)) return;
   for (int r = warp; r < ROWS && share.first_row + r < share.n_rows; r += WARPS) {
     const int at = share.first_row + r;
     const long of_row = tile_at * n_parts * ROWS + r;

@@ -10,21 +10,21 @@ use mlx::{Array, Dtype, Launch, Result};
 
 use super::Layout;
 use super::cuda::{Call, N_TICKETS, tickets};
-use crate::cuda::{Kernel, has_warp_groups, shared_limit_bytes};
+use crate::cuda::{Kernel, MULTIPROCESSORS, has_warp_groups, shared_limit_bytes};
 
 const THREADS: i32 = 256;
 /// Elements that a thread writes.
 const RUN: i32 = 8;
 /// Parts of one row's tokens, at most: the last one to end joins them alone.
 const MAX_PARTS: i32 = 32;
-/// Blocks of threads that a large device runs at once.
-const N_GROUPS: i32 = 132;
 /// Tiles of keys below which a part is not worth joining.
 const MIN_TILES: i32 = 4;
 
-const SINGLE: &str = concat!(include_str!("../cuda/tiles.cuh"), include_str!("flash.cu"));
+const SINGLE: &str =
+    concat!(include_str!("../cuda/tiles.cuh"), include_str!("parts.cuh"), include_str!("flash.cu"));
 const GROUPED: &str = concat!(
     include_str!("../cuda/tiles.cuh"),
+    include_str!("parts.cuh"),
     include_str!("flash.cu"),
     include_str!("flash_groups.cu")
 );
@@ -108,7 +108,7 @@ impl Many {
         if groups > N_TICKETS {
             return 1;
         }
-        (N_GROUPS / groups).min(n_keys / self.tile() / MIN_TILES).clamp(1, MAX_PARTS)
+        (MULTIPROCESSORS / groups).min(n_keys / self.tile() / MIN_TILES).clamp(1, MAX_PARTS)
     }
 
     /// Writes `new` keys `[B, K, L, D]` and values `[B, L, K·Dv]` into the pools, in place. What
